@@ -154,9 +154,10 @@ setup: ## Check the build tools; install nasm if it is missing
 		{ echo "make: $$tool is missing: install Rust (https://rustup.rs) and gcc with binutils" >&2; exit 1; }; done
 	@command -v nasm >/dev/null || tests/need nasm nasm "assembles the 16-bit guests"
 
-# Two emulated hosts, because a host that runs for a long time sometimes stops.
+# Several emulated hosts, because a host that runs for a long time sometimes stops.
 testbed: setup ## Run tests and Linux in an emulated machine (Debian)
 	@tests/testbed/run test
+	@tests/testbed/run gdb
 	@$(MAKE) --no-print-directory testbed-linux
 
 testbed-linux: setup ## Run the part of make testbed that boots Linux

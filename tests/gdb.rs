@@ -5,7 +5,7 @@
 mod debugger;
 mod support;
 
-use debugger::{Debugged, assert_order, counter, no_gdb};
+use debugger::{Debugged, assert_order, built_guest, counter, no_gdb};
 use libtest_mimic::{Arguments, Trial};
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
@@ -50,7 +50,7 @@ fn steps() {
         "p $eflags",
         "set {short}0x500 = 0x4142",
         "x/hx 0x500",
-        "break *0x100b",
+        "break *0x100c",
         "continue",
         "continue",
         "info breakpoints",
@@ -142,27 +142,21 @@ fn watchpoints() {
     assert_eq!(guest.end().status, 0);
 }
 
-const PROGRAM: &str = r#"
-volatile int total;
-__attribute__((noinline)) int add(int value) {
-    total += value;
-    return total;
+/// Builds the guest. Returns its path.
+fn build_program(files: &Files) -> String {
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/support/program.c");
+    let program = files.write("program.elf", b"");
+    let options = include_str!("support/program.flags");
+    let mut gcc = Command::new("x86_64-linux-gnu-gcc");
+    let built =
+        run(gcc.args(options.split_whitespace()).args([source, "-o", &program]).stdout(Stdio::piped()));
+    assert_eq!(built.status, 0, "{}", built.stderr);
+    program
 }
-void _start(void) {
-    for (int i = 1; i <= 3; i++) add(i);
-    __asm__ volatile("hlt" :: "a"(total));
-}
-"#;
 
 fn symbols() {
     let files = Files::new();
-    let (source, program) = (files.write("program.c", PROGRAM.as_bytes()), files.write("program.elf", b""));
-    let options = "-O1 -g -ffreestanding -nostdlib -static -no-pie -fno-pic -fcf-protection=none -mgeneral-regs-only \
-                   -fno-stack-protector -Wl,-Ttext-segment=0x10000";
-    let mut gcc = Command::new("x86_64-linux-gnu-gcc");
-    let built =
-        run(gcc.args(options.split_whitespace()).args([&source, "-o", &program]).stdout(Stdio::piped()));
-    assert_eq!(built.status, 0, "{}", built.stderr);
+    let program = built_guest("program.elf").unwrap_or_else(|| build_program(&files));
     let guest = Debugged::start_at(files, "", &[&program, "--mem", "16M"]);
     let seen = guest.gdb_with(
         &[&program],

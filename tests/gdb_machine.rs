@@ -5,12 +5,13 @@
 mod debugger;
 mod support;
 
-use debugger::{Debugged, assert_order, no_gdb};
+use debugger::{Debugged, assert_order, built_guest, no_gdb, symbol_file};
 use libtest_mimic::{Arguments, Trial};
 use std::fs;
 use std::io::Write;
 use std::process::{Command, ExitCode, Stdio};
-use support::{Files, is_soft, on_both, run};
+use std::time::{Duration, Instant};
+use support::{Files, is_soft, kvm_test, on_both, run};
 
 fn main() -> ExitCode {
     support::watchdog();
@@ -29,7 +30,46 @@ fn with_gdb() -> impl Iterator<Item = Trial> {
         ("the_example_finds_what_overwrites_a_variable", overwritten),
         ("visual_studio_code_debugs_the_example", visual_studio_code),
     ];
-    tests.into_iter().flat_map(|(name, body)| on_both(name, body))
+    let on_both = tests.into_iter().flat_map(|(name, body)| on_both(name, body));
+    // LINUX_KIT states that this KVM runs Linux.
+    let linux = std::env::var_os("LINUX_KIT").map(|_| kvm_test("linux_stops_at_start_kernel", start_kernel));
+    on_both.chain(linux)
+}
+
+/// The host has the same kernel, at the same addresses. gdb gets the name from a file.
+fn start_kernel() {
+    let kit = std::env::var("LINUX_KIT").unwrap();
+    let names = fs::read_to_string("/proc/kallsyms").unwrap();
+    let line = names.lines().find(|line| line.ends_with(" start_kernel")).expect("the host has the symbol");
+    let address = u64::from_str_radix(line.split(' ').next().unwrap(), 16).unwrap();
+    let files = Files::new();
+    let symbols = files.write("symbols.elf", &symbol_file("start_kernel", address));
+    let (kernel, initrd) = (format!("{kit}/vmlinux"), format!("{kit}/guest-initrd"));
+    let arguments = ["boot", &kernel, "--initrd", &initrd, "--cmdline", "console=ttyS0 nokaslr panic=-1"];
+    let guest = Debugged::start_at(files, "", &arguments);
+    let started = Instant::now();
+    let seen = guest.gdb_with(
+        &[&symbols],
+        &[
+            "break *start_kernel",
+            "monitor info",
+            "continue",
+            "p/x $rip",
+            "monitor info",
+            "x/2xb $rip",
+            "kill",
+        ],
+    );
+    let rip = format!("$1 = {address:#x}");
+    let mut parts =
+        vec!["Breakpoint 1 at", "Breakpoint 1, 0x", "in start_kernel ()", &rip, "stopped: at a breakpoint"];
+    if seen.contains("out in memory, in ring 0") {
+        parts.push("the last run used out in memory");
+    }
+    parts.push("<start_kernel>:");
+    assert_order(&seen, &parts);
+    assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
+    assert_eq!(guest.end().status, 117);
 }
 
 /// The guest copies XMM1, which it has got from memory, and XMM2, which gdb sets.
@@ -149,7 +189,6 @@ fn monitor() {
     assert_eq!(guest.end().status, 0);
 }
 
-/// Does what the extension C/C++ of Visual Studio Code does with the configuration of the example.
 /// Copies files of the example, and builds one of its guests. Returns the folder.
 fn example(files: &Files, names: &[&str], guest: &str) -> String {
     let folder = files.0.path().to_str().unwrap().to_string();
@@ -159,8 +198,13 @@ fn example(files: &Files, names: &[&str], guest: &str) -> String {
         fs::create_dir_all(to.parent().unwrap()).unwrap();
         fs::copy(format!("{example}/{name}"), to).unwrap();
     }
-    let built = run(Command::new("make").args(["-s", "-C", &folder, guest]).stdout(Stdio::piped()));
-    assert_eq!(built.status, 0, "{}", built.stderr);
+    match built_guest(guest) {
+        Some(built) => drop(fs::copy(built, files.0.path().join(guest)).unwrap()),
+        None => {
+            let built = run(Command::new("make").args(["-s", "-C", &folder, guest]).stdout(Stdio::piped()));
+            assert_eq!(built.status, 0, "{}", built.stderr);
+        }
+    }
     folder
 }
 
@@ -175,6 +219,7 @@ fn overwritten() {
     assert_eq!(debugged.end().status, 0);
 }
 
+/// Does what the extension C/C++ of Visual Studio Code does with the configuration of the example.
 fn visual_studio_code() {
     let files = Files::new();
     let folder = example(&files, &["guest.c", "gdbinit", ".vscode/launch.json"], "guest.elf");

@@ -7,7 +7,7 @@ mod support;
 
 use debugger::{Debugged, counter};
 use libtest_mimic::{Arguments, Trial};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::process::{Command, ExitCode};
 use std::thread;
 use std::time::Duration;
@@ -17,6 +17,7 @@ fn main() -> ExitCode {
     support::watchdog();
     let mut tests: Vec<Trial> = vec![plain_test("a_wrong_place_is_refused", wrong_place)];
     tests.extend(on_both("a_client_that_breaks_the_rules_ends_only_its_session", broken_clients));
+    tests.extend(on_both("a_damaged_packet_is_asked_for_again", damaged_packets));
     tests.extend(on_both("a_debugger_that_goes_while_the_guest_runs_can_come_back", gone_while_it_runs));
     tests.extend(on_both("threads_that_do_not_exist_get_an_answer", unknown_threads));
     tests.extend(on_both("breakpoints_have_a_limit", many_breakpoints));
@@ -69,6 +70,21 @@ fn broken_clients() {
     // The other side may close before it has read all.
     let _ = client.0.write_all(&[b"$", &[b'a'; 1 << 20][..]].concat());
     assert!(client.is_closed());
+    assert_eq!(guest.end().status, 0);
+}
+
+fn damaged_packets() {
+    let guest = Debugged::start(&["long64-hello"]);
+    let mut client = guest.raw();
+    let long = [b"$m", &[b'0'; 20_000][..], b"#00"].concat();
+    for damaged in [&b"$m1000,4#00"[..], &long] {
+        client.0.write_all(damaged).unwrap();
+        let mut answer = [0];
+        client.0.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"-");
+        assert_eq!(client.ask("m1000,4").len(), 8, "the session goes on");
+    }
+    drop(client);
     assert_eq!(guest.end().status, 0);
 }
 

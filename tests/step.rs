@@ -320,6 +320,10 @@ fn refused() {
 }
 
 fn options() {
+    // The guest goes on without a trace.
+    let full = trace("16", &[0x90, 0xe6, 0xe9, 0xf4], &["--vcpu", "soft", "--step-file", "/dev/full"]);
+    assert_eq!((full.status, full.stdout.len()), (115, 1), "{}", full.stderr);
+    assert!(full.stderr.contains("cannot write /dev/full: No space left on device"), "{}", full.stderr);
     assert_error_of(&["real16-hello", "--step=0"], "give a number of instructions, such as --step=100");
     assert_error_of(&["real16-hello", "--step-file", "trace.txt"], "--step");
     let files = Files::new();

@@ -6,7 +6,7 @@ mod support;
 
 use libtest_mimic::Arguments;
 use std::process::{Command, ExitCode, Stdio};
-use support::{Files, is_soft, machine_test, ran, run};
+use support::{Files, assert_error, is_soft, machine_test, ran, run};
 
 fn main() -> ExitCode {
     support::watchdog();
@@ -67,6 +67,8 @@ fn output_limit() {
 fn no_profile() {
     let quiet = ran(&["simvirtio", "--quiet"]);
     assert_eq!((quiet.status, quiet.stderr.lines().count()), (0, 1), "{}", quiet.stderr);
+    let hidden = ran(&["simvirtio", "--quiet", "--by", "function"]);
+    assert_error(&hidden, 110, "--quiet hides the table of --by: give --profile");
     let ran = ran(&["simvirtio", "--no-profile"]);
     assert_eq!((ran.status, ran.text().as_str()), (0, "Ana are mere"));
     assert!(!ran.stderr.contains("share"), "{}", ran.stderr);

@@ -74,7 +74,7 @@ fn boot(arguments: &BootArgs, jail: Option<Jail>, mut text: GuestText) -> Result
     let mut machine = builder.output(text.output).input(run::input(None)?).build()?;
     text.after.check(&machine)?;
     // The symbols of a Linux kernel for 64 bits are in its vmlinux.
-    let mut server = arguments.gdb.server(&machine, Some(Width::Bits64))?;
+    let mut server = arguments.gdb.server(&machine, Some(Width::Bits64), Some(&arguments.kernel))?;
     arguments.measure.sample.begin(&mut machine, &[], || Names::of(&arguments.measure.results, None))?;
     let debugger = debugger::of(&mut server).or_else(|| LiveCores::debugger(live.as_mut(), &machine));
     begin(trace.as_ref(), arguments, &mut machine, &[])?;
@@ -196,7 +196,8 @@ fn run_kernel(
     processor::announce(&machine);
     let symbols = arguments.measure.results.symbol_file();
     let symbols = symbols.as_deref().unwrap_or(&arguments.kernel);
-    let mut server = arguments.gdb.server(&machine, debugger::width_of(Some(symbols)))?;
+    let mut server =
+        arguments.gdb.server(&machine, debugger::width_of(Some(symbols)), Some(&arguments.kernel))?;
     let own_names = || Names::of(&arguments.measure.results, Some(arguments.kernel.clone()));
     arguments.measure.sample.begin(&mut machine, &bases, own_names)?;
     let debugger = debugger::of(&mut server).or_else(|| LiveCores::debugger(live.as_mut(), &machine));

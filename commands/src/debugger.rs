@@ -5,6 +5,7 @@ use gdb::{Address, Server, Width};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use vmm::boot::ElfCode;
 use vmm::lab::probe_debugging;
 use vmm::machine::Processor;
 use vmm::machine::debug::{Debugger, Facilities};
@@ -67,11 +68,16 @@ impl GdbArgs {
         }
     }
 
-    /// Waits for a debugger, if the user wants one.
+    /// Waits for a debugger, if the user wants one. `file` is the guest's file.
     ///
     /// # Errors
     /// The address cannot be used, or KVM failed.
-    pub fn server(&self, machine: &Machine, width: Option<Width>) -> Result<Option<Server>, Error> {
+    pub fn server(
+        &self,
+        machine: &Machine,
+        width: Option<Width>,
+        file: Option<&Path>,
+    ) -> Result<Option<Server>, Error> {
         let Some(Gdb { address, on_death }) = &self.gdb else { return Ok(None) };
         let mut server = Server::bind(address, *on_death).map_err(|error| {
             Error::Config(format!(
@@ -86,6 +92,7 @@ impl GdbArgs {
         let (facilities, info) = facilities(machine.processor())?;
         server.set_facilities(facilities, info);
         server.set_width(width);
+        server.set_file(file.and_then(ElfCode::open));
         Ok(Some(server))
     }
 }
@@ -99,6 +106,7 @@ fn facilities(processor: Processor) -> Result<(Facilities, String), Error> {
         breakpoints: found.breakpoints,
         watchpoints: found.watchpoints,
         software: found.software,
+        output: found.output,
     };
     let mut text = format!("processor: {processor}\nsteps in:");
     for (name, works) in [

@@ -124,6 +124,18 @@ impl ResultArgs {
         profile.into_iter().chain(self.trace.as_deref().map(|path| ("--trace", path)))
     }
 
+    /// Checks that the functions or lines of `--by` are seen: `--quiet` without a file hides them.
+    ///
+    /// # Errors
+    /// They are not.
+    fn check_shown(&self) -> Result<(), Error> {
+        if self.by.is_some() && self.hides_profile() {
+            let what = "--quiet hides the table of --by: give --profile, or leave out --quiet";
+            return Err(Error::Config(what.into()));
+        }
+        Ok(())
+    }
+
     /// True if the profile is neither printed nor written.
     pub fn hides_profile(&self) -> bool {
         self.quiet && self.profile.is_none()
@@ -158,8 +170,10 @@ impl<'a> ResultFiles<'a> {
     /// Opens the files. `inputs` returns the files that the run reads.
     ///
     /// # Errors
-    /// One of them cannot be written, has the extension of another format or is an input, or both are the same file.
+    /// One of them cannot be written, has the extension of another format or is an input, or both are the same file. Or
+    /// nothing shows the table of `--by`.
     pub fn open(arguments: &'a ResultArgs, inputs: impl FnOnce() -> Vec<PathBuf>) -> Result<Self, Failure> {
+        arguments.check_shown()?;
         if arguments.profile.is_none() && arguments.trace.is_none() {
             return Ok(Self { arguments, profile: None, trace: None, origin: None });
         }

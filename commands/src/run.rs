@@ -120,8 +120,9 @@ fn run(arguments: &RunArgs, jail: Option<Jail>, mut text: GuestText) -> Result<R
     if let Some(trace) = &trace {
         trace.begin(&mut machine, Names::of(&arguments.measure.results, guest.clone())?, &bases)?;
     }
-    let symbols = arguments.measure.results.symbol_file().or(guest);
-    let mut server = arguments.gdb.server(&machine, debugger::width_of(symbols.as_deref()))?;
+    let symbols = arguments.measure.results.symbol_file().or(guest.clone());
+    let mut server =
+        arguments.gdb.server(&machine, debugger::width_of(symbols.as_deref()), guest.as_deref())?;
     enter(jail, arguments, &machine)?;
     let debugger = debugger::of(&mut server).or_else(|| LiveCores::debugger(live.as_mut(), &machine));
     let report = terminal::run(&mut machine, debugger)?;

@@ -21,6 +21,7 @@
 //! | `address` | the place where the server waits: a TCP port or a socket in the file system |
 //! | `server` | the connection: one debugger at a time, and its events |
 //! | `mailbox` | the queue of these events |
+//! | `packets` | the packets in the bytes of a connection; damaged ones are asked for again |
 //! | `session` | one connection: packets in, answers out, stops reported |
 //! | `target` | what gdb asks for: registers, memory, breakpoints, run control |
 //! | `registers` | the registers that gdb sees, and their values |
@@ -41,6 +42,7 @@ mod address;
 mod description;
 mod mailbox;
 mod monitor;
+mod packets;
 mod registers;
 mod server;
 mod session;

@@ -4,7 +4,7 @@ use crate::registers::{View, Width};
 use crate::target::Target;
 use std::fmt::Write;
 use vmm::host::parse_number;
-use vmm::machine::debug::{MAX_BREAKPOINTS, Why};
+use vmm::machine::debug::{Facilities, MAX_BREAKPOINTS, Method, Planted, Why};
 use vmm::x86::{Probe, ProbeError, linear_rip, summary};
 
 /// The most lines of a list.
@@ -69,13 +69,7 @@ fn info(target: &mut Target<'_>) -> String {
         false => "",
     };
     if !facilities.unlimited {
-        text += match (facilities.breakpoints, facilities.software, facilities.steps) {
-            (true, true, true) => "breakpoints: 4 in debug registers, and any number of int3 in memory\n",
-            (true, ..) => "breakpoints: 4 in debug registers; with more, the guest is stepped\n",
-            (false, true, true) => "breakpoints: int3 in memory\n",
-            (false, false, true) => "breakpoints: the guest is stepped, and addresses are compared\n",
-            (false, _, false) => "breakpoints: none; --vcpu soft has them\n",
-        };
+        text += &breakpoints(facilities);
         text += match (facilities.watchpoints, facilities.steps) {
             (true, _) => "watchpoints: in debug registers; with more than 4 points, the guest is stepped\n",
             (false, true) => "watchpoints: writes; the guest is stepped, and memory is compared\n",
@@ -85,8 +79,38 @@ fn info(target: &mut Target<'_>) -> String {
             text += "steps: none; --vcpu soft has them\n";
         }
     }
+    if let Some(method) = target.guest().method().filter(|_| !facilities.unlimited) {
+        let _ = writeln!(text, "the last run {}", way(method));
+    }
     let _ = writeln!(text, "limit of breakpoints: {MAX_BREAKPOINTS}");
     text
+}
+
+/// The ways in which a host finds breakpoints, in words.
+fn breakpoints(facilities: Facilities) -> String {
+    let in_memory = match facilities {
+        Facilities { steps: false, .. } => None,
+        Facilities { software: true, .. } => Some("int3 in memory"),
+        Facilities { output: true, .. } => Some("out in memory, in ring 0; elsewhere the guest is stepped"),
+        _ => None,
+    };
+    match (facilities.breakpoints, in_memory, facilities.steps) {
+        (true, Some(way), _) => format!("breakpoints: 4 in debug registers, and any number of {way}\n"),
+        (true, None, _) => "breakpoints: 4 in debug registers; with more, the guest is stepped\n".into(),
+        (false, Some(way), _) => format!("breakpoints: {way}\n"),
+        (false, None, true) => "breakpoints: the guest is stepped, and addresses are compared\n".into(),
+        (false, None, false) => "breakpoints: none; --vcpu soft has them\n".into(),
+    }
+}
+
+/// The way in which the breakpoints of a run were found, in words.
+fn way(method: Method) -> &'static str {
+    match method {
+        Method::Points => "used debug registers",
+        Method::Patches(Planted::Int3) => "used int3 in memory",
+        Method::Patches(Planted::Out) => "used out in memory",
+        Method::Compare => "was stepped",
+    }
 }
 
 /// The reason for a stop, in words.

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
+use vmm::boot::ElfCode;
 use vmm::machine::debug::{DebugGuest, Debugger, Facilities, GuestStatus, Plan, Waker, Why};
 
 /// The most bytes that are read at once.
@@ -186,6 +187,11 @@ impl Server {
     /// of 64 bits needs [`Width::Bits64`].
     pub fn set_width(&mut self, width: Option<Width>) {
         self.settings.width = width;
+    }
+
+    /// The guest's file, if it is an executable: breakpoints in memory need it for code that is not mapped yet.
+    pub fn set_file(&mut self, file: Option<ElfCode>) {
+        self.settings.file = file.map(Arc::new);
     }
 
     /// The address at which it waits. A TCP port that was 0 is now the one that the host has chosen.

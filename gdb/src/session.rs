@@ -1,5 +1,6 @@
 //! One connection: packets in, answers out, stops reported.
 
+use crate::packets::{Next, PACKET, Packets};
 use crate::registers::Width;
 use crate::server::Stream;
 use crate::target::Target;
@@ -10,11 +11,10 @@ use gdbstub::stub::{DisconnectReason, GdbStub, GdbStubError, MultiThreadStopReas
 use gdbstub::target::ext::breakpoints::WatchKind;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use vmm::boot::ElfCode;
 use vmm::exit::{Exit, PointKind};
 use vmm::machine::debug::{DebugGuest, Facilities, GuestStatus, Why};
-
-/// The size of the longest packet.
-const PACKET: usize = 16 << 10;
 
 /// The settings of all sessions.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +22,7 @@ pub(crate) struct Settings {
     pub(crate) facilities: Facilities,
     pub(crate) info: String,
     pub(crate) width: Option<Width>,
+    pub(crate) file: Option<Arc<ElfCode>>,
 }
 
 /// The answers, which are sent packet by packet.
@@ -58,8 +59,7 @@ pub(crate) struct Session<'g> {
     stream: Stream,
     target: Target<'g>,
     kill: bool,
-    /// The number of bytes since the end of a packet. The library's buffer has no limit of its own.
-    unended: usize,
+    packets: Packets,
 }
 
 impl<'g> Session<'g> {
@@ -74,7 +74,7 @@ impl<'g> Session<'g> {
         let mut target = Target::new(guest, settings);
         let stub = GdbStub::builder(answers).packet_buffer_size(PACKET).build().ok()?;
         let machine = stub.run_state_machine(&mut target).ok()?;
-        Some(Self { id, machine: Some(machine), stream, target, kill: false, unended: 0 })
+        Some(Self { id, machine: Some(machine), stream, target, kill: false, packets: Packets::default() })
     }
 
     /// The number of the connection.
@@ -105,20 +105,36 @@ impl<'g> Session<'g> {
     /// Handles what the debugger has sent.
     pub(crate) fn receive(&mut self, bytes: &[u8]) {
         for byte in bytes {
-            let Some(machine) = self.machine.take() else { return };
-            self.unended = if *byte == b'#' { 0 } else { self.unended.saturating_add(1) };
-            if self.unended > PACKET {
-                log::warn!("gdb: the session ends: a packet is longer than {PACKET} bytes");
+            match self.packets.take(*byte) {
+                Next::Nothing => {}
+                Next::Handle(bytes) => bytes.into_iter().for_each(|byte| self.handle(byte)),
+                Next::Repeat => {
+                    log::debug!("gdb: a packet is damaged or too long, and asked for again");
+                    if self.stream.write_all(b"-").is_err() {
+                        self.machine = None;
+                    }
+                }
+                Next::End(why) => {
+                    log::warn!("gdb: the session ends: {why}");
+                    self.machine = None;
+                }
+            }
+            if self.machine.is_none() {
                 return;
             }
-            let target = &mut self.target;
-            // The bytes may be anything, and the library is not ours.
-            let next = catch_unwind(AssertUnwindSafe(|| pump(machine, target, *byte)));
-            match next {
-                Ok(Ok(machine)) => self.set(machine),
-                Ok(Err(error)) => log::warn!("gdb: the session ends: {error}"),
-                Err(_) => log::warn!("gdb: the session ends: a packet cannot be understood"),
-            }
+        }
+    }
+
+    /// Handles a byte of a packet, or one with a meaning of its own.
+    fn handle(&mut self, byte: u8) {
+        let Some(machine) = self.machine.take() else { return };
+        let target = &mut self.target;
+        // The bytes may be anything, and the library is not ours.
+        let next = catch_unwind(AssertUnwindSafe(|| pump(machine, target, byte)));
+        match next {
+            Ok(Ok(machine)) => self.set(machine),
+            Ok(Err(error)) => log::warn!("gdb: the session ends: {error}"),
+            Err(_) => log::warn!("gdb: the session ends: a packet cannot be understood"),
         }
     }
 

@@ -100,6 +100,46 @@ impl Debugged {
     }
 }
 
+/// The path of a guest that is built already, on a host without a compiler: GDB_GUESTS names the folder.
+pub fn built_guest(name: &str) -> Option<String> {
+    Some(format!("{}/{name}", std::env::var("GDB_GUESTS").ok()?))
+}
+
+/// An ELF64 file that has only one symbol, a function. gdb takes its name and its address.
+pub fn symbol_file(name: &str, address: u64) -> Vec<u8> {
+    let mut file = b"\x7fELF\x02\x01\x01".to_vec();
+    file.resize(16, 0);
+    let add = |file: &mut Vec<u8>, halves: &[u16], words: &[u32], longs: &[u64]| {
+        halves.iter().for_each(|half| file.extend(half.to_le_bytes()));
+        words.iter().for_each(|word| file.extend(word.to_le_bytes()));
+        longs.iter().for_each(|long| file.extend(long.to_le_bytes()));
+    };
+    let names = format!("\0{name}\0.text\0.symtab\0.strtab\0");
+    let place = |part: &str| u32::try_from(names.find(part).unwrap()).unwrap();
+    // e_type, e_machine; e_version; e_entry, e_phoff, e_shoff; e_flags; e_ehsize to e_shstrndx
+    add(&mut file, &[2, 62], &[1], &[address, 0, 64]);
+    add(&mut file, &[], &[0], &[]);
+    add(&mut file, &[64, 0, 0, 64, 4, 3], &[], &[]);
+    let (symbols, text) = (64 + 4 * 64, 64 + 4 * 64 + 48);
+    // sh_name, sh_type; sh_flags, sh_addr, sh_offset, sh_size; sh_link, sh_info; sh_addralign, sh_entsize
+    let sections = [
+        ([0, 0], [0, 0, 0, 0], [0, 0], [0, 0]),
+        ([place(".text"), 8], [6, address, 0, 16], [0, 0], [1, 0]),
+        ([place(".symtab"), 2], [0, 0, symbols, 48], [3, 1], [8, 24]),
+        ([place(".strtab"), 3], [0, 0, text, names.len() as u64], [0, 0], [1, 0]),
+    ];
+    for (first, longs, link, last) in sections {
+        add(&mut file, &[], &first, &longs);
+        add(&mut file, &[], &link, &last);
+    }
+    file.resize(file.len() + 24, 0);
+    // st_name; st_info, st_other (global, function), st_shndx; st_value, st_size
+    file.extend(place(name).to_le_bytes());
+    add(&mut file, &[0x12, 1], &[], &[address, 16]);
+    file.extend(names.as_bytes());
+    file
+}
+
 /// gdb without the user's settings, for a script. It is killed after half a minute.
 pub fn gdb(options: &[&str]) -> Command {
     let mut command = Command::new("sh");

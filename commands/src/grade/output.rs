@@ -73,7 +73,7 @@ impl Target {
 impl OutputArgs {
     /// The files of the results.
     pub(super) fn files(&self) -> Vec<PathBuf> {
-        self.formats.iter().filter_map(|target| target.file.clone()).collect()
+        self.formats.iter().filter_map(|text| Target::parse(text).ok()?.file).collect()
     }
 }
 

@@ -300,7 +300,7 @@ impl Shared {
     /// Handles a stop or an exit of a traced vCPU.
     ///
     /// # Errors
-    /// The kernel refused, or the trace cannot be written.
+    /// The kernel refused.
     fn see(&mut self, exit: &Exit, vcpu: &mut dyn VcpuState) -> Result<Outcome, Error> {
         let id = vcpu.id();
         let is_step = *exit == Exit::Debug(DebugStop::Step);
@@ -322,9 +322,9 @@ impl Shared {
             self.take(id);
             vcpu.set_debug(&DebugControl::default())?;
         }
-        if let Some(failure) = self.failure.take() {
-            let file = self.file.take().map(|file| file.failed(failure));
-            return Ok(file.map_or(Outcome::Resume, Outcome::failed));
+        // The guest goes on without a trace, and the end of the run tells of the failure.
+        if self.failure.is_some() && self.take(id).is_some() {
+            vcpu.set_debug(&DebugControl::default())?;
         }
         Ok(if is_step { Outcome::Resume } else { Outcome::Unclaimed })
     }

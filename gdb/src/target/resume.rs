@@ -21,6 +21,7 @@ impl MultiThreadResume for Target<'_> {
             watchpoints: self.watchpoints.clone(),
             catches_death: true,
             facilities: self.settings.facilities,
+            file: self.settings.file.clone(),
         });
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! ELF-64 object file format, version 1.5; System V ABI for the Intel386 architecture and for AMD64. `notes.rs` reads the
 //! notes, `movable.rs` moves position-independent executables, and `refuse.rs` has the refusals.
 
+mod code;
 mod movable;
 mod notes;
 mod refuse;
@@ -21,6 +22,7 @@ use object::elf::{
 use object::read::ReadRef;
 use object::read::elf::{FileHeader, ProgramHeader};
 
+pub use code::ElfCode;
 pub(super) use sections::SectionTable;
 
 /// True if `bytes` begin with the ELF magic number.

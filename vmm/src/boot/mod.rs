@@ -26,7 +26,7 @@ mod rom;
 mod spec;
 
 pub use detect::is_kernel;
-pub use elf::{ElfKind, is_elf};
+pub use elf::{ElfCode, ElfKind, is_elf};
 pub use file::read_file;
 pub use known::{is_boot_sector, is_multiboot, refuse_known_formats};
 pub use linux::Kernel;

@@ -26,6 +26,8 @@ pub(crate) struct Inquiry {
     places: Vec<Place>,
     /// All vCPUs are halted for good, so the run ends.
     ended: AtomicBool,
+    /// The number of times that a debugger was seen to keep the guest stopped.
+    stops: AtomicU64,
 }
 
 /// The part of one vCPU.
@@ -40,12 +42,23 @@ struct Place {
 impl Inquiry {
     /// An inquiry for this number of vCPUs.
     pub(crate) fn new(vcpus: u32) -> Self {
-        Self { places: (0..vcpus).map(|_| Place::default()).collect(), ended: AtomicBool::new(false) }
+        Self {
+            places: (0..vcpus).map(|_| Place::default()).collect(),
+            ended: AtomicBool::new(false),
+            stops: AtomicU64::new(0),
+        }
     }
 
-    /// The number of exits of all vCPUs that a controller or device had to answer.
-    pub(crate) fn exits(&self) -> u64 {
-        self.places.iter().fold(0, |sum, place| sum.wrapping_add(place.exits.load(Ordering::Relaxed)))
+    /// Notes that a debugger keeps the guest stopped, so that it does not stand still by itself.
+    pub(crate) fn note_stop(&self) {
+        self.stops.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A number that grows with each exit that a controller or device had to answer, and while a debugger keeps the guest
+    /// stopped.
+    pub(crate) fn progress(&self) -> u64 {
+        let stops = self.stops.load(Ordering::Relaxed);
+        self.places.iter().fold(stops, |sum, place| sum.wrapping_add(place.exits.load(Ordering::Relaxed)))
     }
 
     /// Tells the vCPUs that all of them are halted for good. Each ends its run when it is kicked next.
@@ -137,6 +150,8 @@ mod tests {
             let mut respondent = Respondent { inquiry: inquiry.clone(), index };
             assert!(matches!(respondent.handle(&Exit::Hlt, &mut FakeVcpu::default()), Outcome::Unclaimed));
         }
-        assert_eq!(inquiry.exits(), 3);
+        assert_eq!(inquiry.progress(), 3);
+        inquiry.note_stop();
+        assert_eq!(inquiry.progress(), 4, "a debugger keeps the guest stopped");
     }
 }

@@ -25,6 +25,8 @@ const STEP: &[u8] = &[0x90, 0xf4];
 const STEP_IN_RING_3: &[u8] = &[0x90, 0xe6, 0xf4];
 /// mov [0x2000], al; hlt, in long mode.
 const WRITE: &[u8] = &[0x88, 0x04, 0x25, 0x00, 0x20, 0, 0, 0xf4];
+/// out 0xe6, al; hlt
+const OUTPUT: &[u8] = &[0xe6, 0xe6, 0xf4];
 /// int3; hlt
 const INT3: &[u8] = &[0xcc, 0xf4];
 
@@ -45,6 +47,8 @@ pub struct DebugFacilities {
     pub watchpoints: bool,
     /// Stops at `int3` ([`DebugControl::software`]).
     pub software: bool,
+    /// Exits at the `out` of a breakpoint in memory ([`Planted::Out`](crate::machine::debug::Planted::Out)), in ring 0.
+    pub output: bool,
 }
 
 impl DebugFacilities {
@@ -57,6 +61,7 @@ impl DebugFacilities {
         breakpoints: true,
         watchpoints: true,
         software: true,
+        output: true,
     };
 
     /// True if single steps work in this mode.
@@ -83,7 +88,8 @@ pub fn probe_debugging(processor: Processor) -> Result<DebugFacilities, Error> {
 
 /// Tries each facility.
 fn probe(processor: Processor) -> Result<DebugFacilities, Error> {
-    let stops = |mode, code, control, wanted, rip| stops(processor, mode, code, control, wanted, rip);
+    let leaves = |mode, code, control, wanted, rips| stops(processor, mode, code, control, wanted, rips);
+    let stops = |mode, code, control, wanted, rip| leaves(mode, code, control, Exit::Debug(wanted), [rip; 2]);
     let point = |address, kind| DebugControl {
         points: vec![DebugPoint { address, len: 1, kind }],
         ..DebugControl::default()
@@ -116,14 +122,23 @@ fn probe(processor: Processor) -> Result<DebugFacilities, Error> {
             DebugStop::Software,
             START,
         )?,
+        // RIP is at the instruction or behind it: that depends on the host.
+        output: leaves(
+            Mode::Long,
+            OUTPUT,
+            DebugControl::default(),
+            Exit::PioOut { port: 0xe6, size: 1, data: 0 },
+            [START, START + 2],
+        )?,
     })
 }
 
 /// The controller of a probe. It ends the run at the first stop, with [`STOPPED`] if it is the wanted one.
 struct Probe {
     control: DebugControl,
-    wanted: DebugStop,
-    rip: u64,
+    wanted: Exit,
+    /// RIP has one of these values.
+    rips: [u64; 2],
 }
 
 /// The code of a run that stopped as it should.
@@ -131,9 +146,11 @@ const STOPPED: u64 = 77;
 
 impl ExitController for Probe {
     fn handle(&mut self, exit: &Exit, vcpu: &mut dyn VcpuState) -> Outcome {
-        let Exit::Debug(stop) = exit else { return Outcome::Unclaimed };
-        let is_there = vcpu.regs().is_ok_and(|regs| regs.rip == self.rip);
-        Outcome::Stop(Stop::Exited(if *stop == self.wanted && is_there { STOPPED } else { 0 }))
+        if !matches!(exit, Exit::Debug(_)) && *exit != self.wanted {
+            return Outcome::Unclaimed;
+        }
+        let is_there = vcpu.regs().is_ok_and(|regs| self.rips.contains(&regs.rip));
+        Outcome::Stop(Stop::Exited(if *exit == self.wanted && is_there { STOPPED } else { 0 }))
     }
 
     fn begin(&mut self, vcpu: &mut dyn VcpuState) -> ControlFlow<Stop> {
@@ -145,14 +162,14 @@ impl ExitController for Probe {
     }
 }
 
-/// True if the guest stops as it should, at `rip`.
+/// True if the guest stops as it should, with one of these values of RIP.
 fn stops(
     processor: Processor,
     mode: Mode,
     code: &'static [u8],
     control: DebugControl,
-    wanted: DebugStop,
-    rip: u64,
+    wanted: Exit,
+    rips: [u64; 2],
 ) -> Result<bool, Error> {
     let image = Image::flat(code, mode, Gpa(START))?;
     let machine = Machine::builder(image)
@@ -160,7 +177,7 @@ fn stops(
         .timeout(Some(Duration::from_secs(2)))
         .output(Output::captured().0)
         .input(Input::bytes(b""))
-        .controller(move |_| Probe { control: control.clone(), wanted, rip });
+        .controller(move |_| Probe { control: control.clone(), wanted, rips });
     let report = machine.build()?.run()?;
     match report.host_failure() {
         // KVM_RUN may fail because of the probe.

@@ -212,6 +212,13 @@ fn debugging() -> Vec<Check> {
                 String::from(if found.software { "stops the vCPU" } else { "does not stop the vCPU" }),
             ),
         ),
+        (
+            "debugger: out",
+            (
+                found.output,
+                String::from(if found.output { "leaves the guest" } else { "does not leave the guest" }),
+            ),
+        ),
     ]
     .into_iter()
     .map(|(what, (works, found))| match works {

@@ -60,7 +60,13 @@ pub(super) fn run_machine(machine: &mut Machine, watch: Watch<'_>) -> Result<Run
         is_linux: matches!(background, Background::Pc(_)),
     };
     let leaves_on_halt = !matches!(background, Background::Pc(_) | Background::Classic(_));
-    let parts = Parts { memory, devices, deadline: &context.deadline, leaves_on_halt };
+    let parts = Parts {
+        memory,
+        devices,
+        deadline: &context.deadline,
+        inquiry: context.inquiry.as_deref(),
+        leaves_on_halt,
+    };
     let ran = match (processors, watch) {
         (Processors::Kvm { vcpus, .. }, Watch::Nothing) => {
             run_threads(vcpus, controllers, &context, background, timer)

@@ -79,7 +79,7 @@ impl Standstill {
         if seen.in_userland || self.state.warnings >= MAX_WARNINGS {
             return None;
         }
-        let now = (self.inquiry.exits(), seen.bytes);
+        let now = (self.inquiry.progress(), seen.bytes);
         let state = &mut self.state;
         if now != state.last {
             *state = State { last: now, warnings: state.warnings, ..State::default() };

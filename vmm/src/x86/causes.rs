@@ -39,6 +39,12 @@ pub fn causing_instruction(reason: Reason, bits: u32, code: &[u8]) -> Option<usi
     (can && !instruction.is_invalid()).then_some(instruction.len())
 }
 
+/// The length of the instruction at the start of `code`. `None` if there is none.
+pub(crate) fn instruction_length(bits: u32, code: &[u8]) -> Option<usize> {
+    let instruction = Decoder::try_new(bits, code, DecoderOptions::NONE).ok()?.decode();
+    (!instruction.is_invalid()).then_some(instruction.len())
+}
+
 /// The start of the instruction that ends at `end`. An instruction must start at the first byte of `code`: it is the code
 /// of a function. `None` if no instruction ends there, or if it is far from the start.
 pub fn instruction_before(bits: u32, code: &[u8], end: usize) -> Option<usize> {

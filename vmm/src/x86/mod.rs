@@ -14,6 +14,7 @@ pub(crate) mod registers;
 pub mod state_check;
 pub(crate) mod summary;
 
+pub(crate) use causes::instruction_length;
 pub use causes::{causing_instruction, instruction_before};
 pub use cpuid::{CpuidOverride, Register, SIGNATURE};
 pub use general::{GeneralRegister, InitialValue};

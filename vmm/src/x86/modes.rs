@@ -18,7 +18,7 @@ use segments::{
 use simvirtio::abi;
 
 pub use guest::Mode;
-pub(crate) use page_tables::{PDE_LARGE, PTE_PRESENT, PTE_WRITABLE};
+pub(crate) use page_tables::{PDE_LARGE, PTE_PRESENT, PTE_USER, PTE_WRITABLE};
 pub use page_tables::{identity_map, user_identity_map};
 pub use segments::{gdt, linux_gdt, task_state};
 pub use start::Start;

@@ -18,6 +18,7 @@ pub(crate) mod mappings;
 pub(super) mod walk;
 
 use crate::memory::{Gpa, GuestMemory, PAGE, ReadMemory};
+use crate::x86::modes::CR0_PE;
 use crate::x86::registers::{Regs, Sregs};
 
 /// The reason why an address cannot be translated or read.
@@ -78,6 +79,8 @@ pub struct Translation {
     pub page: Option<u64>,
     /// True if the entries of all levels allow writes.
     pub writable: bool,
+    /// True if the entries of all levels allow accesses from ring 3.
+    pub user: bool,
 }
 
 /// Translates the address of the next instruction. `read` fills bytes from the guest's memory, and returns false where there
@@ -117,6 +120,20 @@ impl<M: ReadMemory> Probe<M> {
     /// True if the vCPU executes 64-bit code, where segments have no base.
     pub(crate) fn is_long(&self) -> bool {
         walk::is_64_bit(&self.sregs)
+    }
+
+    /// The width of the code that the vCPU executes.
+    pub(crate) fn code_bits(&self) -> u32 {
+        match (self.is_long(), self.sregs.cs.db != 0) {
+            (true, _) => 64,
+            (_, true) => 32,
+            _ => 16,
+        }
+    }
+
+    /// True if the vCPU executes code of ring 3.
+    pub(crate) fn is_in_ring_3(&self) -> bool {
+        self.sregs.cr0 & CR0_PE != 0 && self.sregs.cs.selector & 3 == 3
     }
 
     /// The linear address of an address in the segment with this base.

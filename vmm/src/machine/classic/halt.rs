@@ -54,7 +54,7 @@ impl HaltWatch {
     /// Checks if the guest has halted for good, and ends the run then. Returns the time until the next check. It does not
     /// block.
     pub(super) fn check(&mut self) -> Duration {
-        let exits = self.inquiry.exits();
+        let exits = self.inquiry.progress();
         let moved = std::mem::replace(&mut self.last, exits) != exits;
         match std::mem::replace(&mut self.state, State::Runs) {
             State::Ends => {

@@ -3,14 +3,14 @@
 //! The guest is stopped if it is to stop and no vCPU is inside the guest. A vCPU comes back from the guest, sees that, and
 //! waits before it enters again. A vCPU whose exit is handled by a slow device is not inside, either: it waits later.
 
-use super::patches::Patches;
+use super::patches::{Hit, Patches};
 use super::vcpu::Debuggable;
 use super::{Action, DebugGuest, Debugger, GuestStatus, Method, Parts, Plan, SeenExit, Waker, Why};
+use crate::controller::inquiry::Inquiry;
 use crate::controller::{Devices, VcpuState};
 use crate::exit::Exit;
 use crate::host::{Kicker, REPEAT};
-use crate::memory::GuestMemory;
-use crate::shutdown::Deadline;
+use crate::memory::{Gpa, GuestMemory};
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
@@ -136,7 +136,7 @@ impl<'a, V: Debuggable> Hub<'a, V> {
     pub(super) fn pass(&self, index: usize) -> Pass {
         let mut state = lock(&self.state);
         loop {
-            state.move_deadline(self.parts.deadline);
+            state.move_deadline(&self.parts);
             if self.parts.deadline.must_end_wait().is_some() {
                 return Pass::End;
             }
@@ -202,6 +202,24 @@ impl<'a, V: Debuggable> Hub<'a, V> {
         }
     }
 
+    /// True if an exit may be that of an `out` of a breakpoint.
+    pub(super) fn may_be_breakpoint(&self, exit: &Exit) -> bool {
+        let Exit::PioOut { port, size: 1, .. } = exit else { return false };
+        let state = lock(&self.state);
+        let uses = |port| state.patches.as_ref().is_some_and(|patches| patches.uses_port(port));
+        u8::try_from(*port).is_ok_and(uses)
+    }
+
+    /// True if the guest's own instruction at an address has the bytes of a breakpoint.
+    pub(super) fn is_own(&self, address: u64) -> bool {
+        lock(&self.state).patches.as_ref().is_some_and(|patches| patches.is_own(address))
+    }
+
+    /// The breakpoint whose `out` to this port is at a linear address, and at this place in memory.
+    pub(super) fn hit(&self, address: u64, gpa: Gpa, port: u8) -> Option<Hit> {
+        lock(&self.state).patches.as_ref()?.hit(address, gpa, port)
+    }
+
     /// Puts it back, if the guest still runs.
     pub(super) fn put_back(&self, address: u64) {
         if let Some(patches) = &lock(&self.state).patches {
@@ -214,7 +232,7 @@ impl<'a, V: Debuggable> Hub<'a, V> {
         let mut state = lock(&self.state);
         state.remove_patches(self.parts.memory);
         let mut plan = Plan::clone(&state.plan);
-        plan.facilities.software = false;
+        plan.step_only();
         state.plan = Arc::new(plan);
         state.round = state.round.wrapping_add(1);
         drop(state);
@@ -224,14 +242,15 @@ impl<'a, V: Debuggable> Hub<'a, V> {
     /// Puts the breakpoints of a plan into memory, if it is one for that. Otherwise, or if that is not possible, the result is
     /// `None`, and the plan does without.
     fn patches(&self, plan: &mut Plan) -> Option<Patches> {
-        if plan.method() != Method::Patches {
-            return None;
-        }
+        let Method::Patches(planted) = plan.method() else { return None };
         // All vCPUs are free, unless a debugger goes away while the guest runs.
         let probe = |vcpu: &Mutex<&'a mut V>| vcpu.try_lock().ok().and_then(|mut vcpu| vcpu.probe().ok());
         let probes: Vec<_> = self.vcpus.iter().filter_map(probe).collect();
-        let patches = Patches::put(self.parts.memory, &probes, &plan.breakpoints);
-        plan.facilities.software = patches.is_some();
+        let file = plan.file.as_deref();
+        let patches = Patches::put(self.parts.memory, &probes, &plan.breakpoints, planted, file);
+        if patches.is_none() {
+            plan.step_only();
+        }
         patches
     }
 
@@ -256,10 +275,11 @@ impl State {
     }
 
     /// Moves the deadline by the time in which the guest was stopped.
-    fn move_deadline(&mut self, deadline: &Deadline) {
+    fn move_deadline(&mut self, parts: &Parts<'_>) {
         if let Some((since, ..)) = &mut self.stop {
             let now = Instant::now();
-            deadline.extend_by_wait_since(*since);
+            parts.deadline.extend_by_wait_since(*since);
+            parts.inquiry.into_iter().for_each(Inquiry::note_stop);
             *since = now;
         }
     }
@@ -272,7 +292,7 @@ impl<V: Debuggable> DebugGuest for Hub<'_, V> {
 
     fn status(&self) -> GuestStatus {
         let mut state = lock(&self.state);
-        state.move_deadline(self.parts.deadline);
+        state.move_deadline(&self.parts);
         let status = match state.stop {
             _ if state.ended => return GuestStatus::Ended,
             None => return GuestStatus::Running,
@@ -298,7 +318,7 @@ impl<V: Debuggable> DebugGuest for Hub<'_, V> {
         lock(&self.state).remove_patches(self.parts.memory);
         let patches = self.patches(&mut plan);
         let mut state = lock(&self.state);
-        state.move_deadline(self.parts.deadline);
+        state.move_deadline(&self.parts);
         state.patches = patches;
         state.plan = Arc::new(plan);
         state.round = state.round.wrapping_add(1);
@@ -307,6 +327,12 @@ impl<V: Debuggable> DebugGuest for Hub<'_, V> {
         self.changed.notify_all();
         // A vCPU that runs takes the new plan when it comes back.
         self.kick_inside();
+    }
+
+    fn method(&self) -> Option<Method> {
+        let plan = lock(&self.state).plan.clone();
+        let has_points = !plan.breakpoints.is_empty() || !plan.watchpoints.is_empty();
+        has_points.then(|| plan.method())
     }
 
     fn end(&self) {

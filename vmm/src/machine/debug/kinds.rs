@@ -1,6 +1,7 @@
 //! The two kinds of vCPUs, as a debugger stops them.
 
 use super::vcpu::{Debuggable, SharedKicks};
+use crate::controller::VcpuState;
 use crate::controller::vcpu::{Entry, Vcpu};
 use crate::error::Error;
 use crate::exit::{Arrival, Exit};
@@ -16,6 +17,11 @@ impl Debuggable for SoftVcpu {
     fn complete(&mut self, _: Entry) -> Result<Option<(Exit, Arrival)>, Error> {
         Ok(None)
     }
+
+    fn restart(&mut self, _: u64) -> Result<(), Error> {
+        self.forget_exit();
+        Ok(())
+    }
 }
 
 impl Debuggable for KvmVcpu {
@@ -24,6 +30,12 @@ impl Debuggable for KvmVcpu {
     fn complete(&mut self, entry: Entry) -> Result<Option<(Exit, Arrival)>, Error> {
         self.leave_at_once();
         self.enter(entry).map(Some)
+    }
+
+    fn restart(&mut self, len: u64) -> Result<(), Error> {
+        let mut regs = self.regs()?;
+        regs.rip = regs.rip.wrapping_sub(len);
+        self.set_regs(&regs)
     }
 
     fn after_stop(&mut self) {

@@ -17,7 +17,7 @@
 //! | `hub.rs` | the state that the vCPUs and the debugger share: stopped or running, and the plan |
 //! | `vcpu.rs` | the vCPU that stops for a debugger |
 //! | `plan.rs` | what each vCPU does until the next stop |
-//! | `patches.rs` | breakpoints that are an `int3` in memory |
+//! | `patches.rs` | breakpoints that are an instruction in memory: an `int3`, or an `out` |
 //! | `kinds.rs` | the two kinds of vCPUs |
 
 mod hub;
@@ -26,8 +26,10 @@ mod patches;
 mod plan;
 mod vcpu;
 
+pub use patches::Planted;
 pub use plan::{Action, Facilities, MAX_BREAKPOINTS, MAX_WATCHED, MAX_WATCHPOINTS, Method, Plan};
 
+use crate::controller::inquiry::Inquiry;
 use crate::controller::{Devices, VcpuState};
 use crate::error::Error;
 use crate::exit::{Exit, PointKind};
@@ -108,6 +110,10 @@ pub trait DebugGuest: Sync {
     /// Lets the stopped guest go on with this plan.
     fn resume(&self, plan: Plan);
 
+    /// The way in which the breakpoints and watchpoints of the last plan are found. It may be stepping, because an instruction
+    /// cannot be put at one of them. `None` if it has none.
+    fn method(&self) -> Option<Method>;
+
     /// Ends the run as if a signal had interrupted it.
     fn end(&self);
 
@@ -130,6 +136,8 @@ pub(super) struct Parts<'a> {
     pub(super) memory: &'a GuestMemory,
     pub(super) devices: &'a Devices,
     pub(super) deadline: &'a Deadline,
+    /// What a watch of the guest's progress asks.
+    pub(super) inquiry: Option<&'a Inquiry>,
     /// HLT is an exit: the machine has no interrupt controllers in KVM.
     pub(super) leaves_on_halt: bool,
 }

@@ -1,8 +1,11 @@
 //! The actions of the vCPUs until the next stop, and the facilities of their processor for that.
 
+use super::Planted;
+use crate::boot::ElfCode;
 use crate::controller::{DebugControl, DebugPoint};
 use crate::exit::PointKind;
 use crate::host::sort_by_key;
+use std::sync::Arc;
 
 /// The most breakpoints of a plan.
 pub const MAX_BREAKPOINTS: usize = 16_384;
@@ -41,6 +44,8 @@ pub struct Facilities {
     pub watchpoints: bool,
     /// It stops at `int3`.
     pub software: bool,
+    /// It leaves the guest at an `out` in ring 0.
+    pub output: bool,
 }
 
 /// The way in which a plan finds its breakpoints and watchpoints.
@@ -48,8 +53,8 @@ pub struct Facilities {
 pub enum Method {
     /// The processor stops there by itself.
     Points,
-    /// Each breakpoint is an `int3` in memory. The processor stops at watchpoints by itself.
-    Patches,
+    /// Each breakpoint is an instruction in memory. The processor stops at watchpoints by itself.
+    Patches(Planted),
     /// The guest is stepped, and its addresses and its memory are compared after each instruction.
     Compare,
 }
@@ -67,12 +72,14 @@ pub struct Plan {
     pub catches_death: bool,
     /// The facilities of the guest's processor.
     pub facilities: Facilities,
+    /// The guest's file: it tells where code is in memory that is not mapped yet.
+    pub file: Option<Arc<ElfCode>>,
 }
 
 impl Plan {
     /// The way in which the breakpoints and watchpoints are found.
     pub fn method(&self) -> Method {
-        let Facilities { unlimited, steps, breakpoints, watchpoints, software } = self.facilities;
+        let Facilities { unlimited, steps, breakpoints, watchpoints, software, output } = self.facilities;
         let watches = self.watchpoints.len() <= DEBUG_REGISTERS
             && (watchpoints || self.watchpoints.is_empty())
             && self.watchpoints.iter().all(fits_register);
@@ -81,9 +88,15 @@ impl Plan {
         match unlimited || watches && breaks {
             true => Method::Points,
             // A step passes the instruction at a breakpoint.
-            false if watches && software && steps => Method::Patches,
+            false if watches && software && steps => Method::Patches(Planted::Int3),
+            false if watches && output && steps => Method::Patches(Planted::Out),
             false => Method::Compare,
         }
+    }
+
+    /// Does without breakpoints in memory.
+    pub(super) fn step_only(&mut self) {
+        (self.facilities.software, self.facilities.output) = (false, false);
     }
 
     /// The action of a vCPU.
@@ -99,10 +112,10 @@ impl Plan {
             Method::Points => {
                 self.breakpoints.iter().map(execute).chain(self.watchpoints.iter().copied()).collect()
             }
-            Method::Patches => self.watchpoints.clone(),
+            Method::Patches(_) => self.watchpoints.clone(),
             Method::Compare => Vec::new(),
         };
-        DebugControl { step, software: self.method() == Method::Patches, points }
+        DebugControl { step, software: self.method() == Method::Patches(Planted::Int3), points }
     }
 
     /// True if there is a breakpoint at this address.
@@ -151,8 +164,12 @@ mod tests {
         assert_eq!(method(0, &[], Facilities::default()), Method::Points);
         let int3 = Facilities { software: true, ..all };
         assert_eq!(method(3, &write, int3), Method::Points);
-        assert_eq!(method(4, &write, int3), Method::Patches);
-        assert_eq!(method(1, &[], Facilities { breakpoints: false, ..int3 }), Method::Patches);
+        assert_eq!(method(4, &write, int3), Method::Patches(Planted::Int3));
+        let int3_alone = Facilities { breakpoints: false, ..int3 };
+        assert_eq!(method(1, &[], int3_alone), Method::Patches(Planted::Int3));
+        let output = Facilities { software: false, output: true, ..int3_alone };
+        assert_eq!(method(1, &[], output), Method::Patches(Planted::Out));
+        assert_eq!(method(1, &write, Facilities { watchpoints: false, ..output }), Method::Compare);
         assert_eq!(method(4, &write, Facilities { watchpoints: false, ..int3 }), Method::Compare);
         assert_eq!(method(9, &[], Facilities { steps: false, ..int3 }), Method::Compare);
         let soft = Facilities { unlimited: true, ..Facilities::default() };

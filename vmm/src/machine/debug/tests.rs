@@ -1,5 +1,5 @@
-//! Breakpoints in memory, on the software processor: it stops at `int3`, and the plans say that it has nothing better. The
-//! KVM hosts of this project do not stop at `int3`.
+//! Breakpoints that are an `int3` in memory, on the software processor: it stops at them, and the plans say that it has
+//! nothing better. The KVM hosts of this project do not stop at `int3`. Those that are an `out` are in tests/breakpoints.rs.
 
 use super::*;
 use crate::boot::Image;
@@ -11,8 +11,14 @@ use crate::x86::linear_rip;
 use crate::x86::modes::Mode;
 use std::time::Duration;
 
-const FACILITIES: Facilities =
-    Facilities { unlimited: false, steps: true, breakpoints: false, watchpoints: false, software: true };
+const FACILITIES: Facilities = Facilities {
+    unlimited: false,
+    steps: true,
+    breakpoints: false,
+    watchpoints: false,
+    software: true,
+    output: false,
+};
 
 /// A debugger that notes each stop, and lets the guest go on.
 struct Notes {
@@ -77,7 +83,7 @@ const LOOP: &[u8] = &[0xb9, 3, 0, 0x40, 0x49, 0x75, 0xfc, 0x90, 0xf4];
 fn breakpoints_in_memory_stop_each_time_and_are_not_seen() {
     let at = |address| (address, Why::Breakpoint);
     let plan = Plan { breakpoints: vec![0x1003], facilities: FACILITIES, ..Plan::default() };
-    assert_eq!(plan.method(), Method::Patches);
+    assert_eq!(plan.method(), Method::Patches(Planted::Int3));
     assert_eq!(stops(LOOP, &[0x1003], FACILITIES), [at(0x1003); 3]);
     // Two in a row, on the entry, and on the HLT.
     let all = [0x1000, 0x1003, 0x1004, 0x1008].map(at);

@@ -1,6 +1,7 @@
 //! The vCPU that stops for a debugger.
 
 use super::hub::{Hub, Pass, lock};
+use super::patches::{Hit, Planted};
 use super::plan::MAX_WATCHED;
 use super::{Action, Method, Plan, Why};
 use crate::controller::DebugControl;
@@ -30,6 +31,12 @@ pub(crate) trait Debuggable: Vcpu + Send {
     /// # Errors
     /// The host cannot run the vCPU.
     fn complete(&mut self, entry: Entry) -> Result<Option<(Exit, Arrival)>, Error>;
+
+    /// Sets RIP back by `len`, to the instruction of the last exit, which is then executed from its start.
+    ///
+    /// # Errors
+    /// The host refused.
+    fn restart(&mut self, len: u64) -> Result<(), Error>;
 
     /// Called before the guest goes on after a stop.
     fn after_stop(&mut self) {}
@@ -106,7 +113,7 @@ impl<'h, 'a, V: Debuggable> DebuggedVcpu<'h, 'a, V> {
         if !plan.breakpoints.is_empty() {
             let rip = self.linear_rip()?;
             self.steps_off = plan.breaks_at(rip);
-            if self.steps_off && plan.method() == Method::Patches {
+            if self.steps_off && matches!(plan.method(), Method::Patches(_)) {
                 self.hub.lift(rip);
                 self.lifted = Some(rip);
             }
@@ -150,8 +157,54 @@ impl<'h, 'a, V: Debuggable> DebuggedVcpu<'h, 'a, V> {
         };
         let prepared = prepared.and_then(|()| self.prepare_halt(plan));
         let left = prepared.and_then(|()| self.with(|vcpu| vcpu.enter(entry))?);
+        // The breakpoints are in memory as long as a vCPU is inside.
+        let left = left.and_then(|left| match self.hub.may_be_breakpoint(&left.0) {
+            true => self.planted_output(left),
+            false => Ok(left),
+        });
         self.hub.leave(self.index);
         left
+    }
+
+    /// Replaces the exit of an `out` that is a breakpoint by a stop before the guest's own instruction. If the vCPU has only
+    /// come across the bytes of the breakpoint, it executes the guest's own instruction, and goes on. Another `out` stays as
+    /// it is, but it may be complete.
+    fn planted_output(&mut self, left: (Exit, Arrival)) -> Result<(Exit, Arrival), Error> {
+        let Exit::PioOut { port, .. } = left.0 else { return Ok(left) };
+        let port = u8::try_from(port).unwrap_or_default();
+        let behind = Planted::Out.len();
+        let rip = self.linear_rip()?;
+        if self.hit(rip, port)?.is_none() && self.hit(rip.wrapping_sub(behind), port)?.is_none() {
+            return Ok(left);
+        }
+        // RIP may be at the instruction or behind it. It is certain after the instruction is complete.
+        let is_complete = self.with(|vcpu| vcpu.complete(Entry::Resume))??.is_some();
+        let back = if is_complete { behind } else { 0 };
+        let address = self.linear_rip()?.wrapping_sub(back);
+        let Some(hit) = self.hit(address, port)? else { return Ok(left) };
+        let patch = if let Hit::Other(patch) = hit { patch } else { address };
+        // If the vCPU passes this breakpoint, the guest's own instruction may be the same. Or another vCPU has passed it
+        // meanwhile, and put it back.
+        let passes = self.lifted == Some(patch);
+        if passes && self.hub.is_own(patch) {
+            return Ok(left);
+        }
+        self.with(|vcpu| vcpu.restart(back))??;
+        match hit {
+            Hit::Breakpoint if !passes => Ok((Exit::Debug(DebugStop::Breakpoint(address)), left.1)),
+            _ => {
+                self.hub.lift(patch);
+                (self.lifted, self.steps_off) = (Some(patch), true);
+                self.with(|vcpu| vcpu.set_debug(&DebugControl::step()))??;
+                Ok(GIVES_WAY)
+            }
+        }
+    }
+
+    /// The breakpoint whose `out` to this port is at a linear address.
+    fn hit(&self, address: u64, port: u8) -> Result<Option<Hit>, Error> {
+        let place = self.with(|vcpu| vcpu.probe())??.translate_linear(address).ok();
+        Ok(place.and_then(|place| self.hub.hit(address, place.gpa, port)))
     }
 
     /// Stops the guest, if what happened is a reason. Returns the exit if it is for the controllers.
@@ -165,7 +218,7 @@ impl<'h, 'a, V: Debuggable> DebuggedVcpu<'h, 'a, V> {
             Exit::Debug(DebugStop::Step) => self.stepped(plan)?,
             Exit::Debug(DebugStop::Breakpoint(_)) => Some(Why::Breakpoint),
             Exit::Debug(DebugStop::Watchpoint(address, kind)) => Some(Why::Watchpoint(address, kind)),
-            Exit::Debug(DebugStop::Software) if plan.method() == Method::Patches => {
+            Exit::Debug(DebugStop::Software) if plan.method() == Method::Patches(Planted::Int3) => {
                 match plan.breaks_at(self.linear_rip()?) {
                     true => Some(Why::Breakpoint),
                     false => {

@@ -1,4 +1,3 @@
-use super::page_tables::PTE_USER;
 use super::segments::descriptor;
 use super::*;
 use crate::memory::TASK_STATE;

@@ -23,7 +23,10 @@ fn without_paging_linear_and_physical_addresses_are_equal() {
     let mut real = sregs(Mode::Real);
     real.ds.base = 0x1230;
     let probe = Probe::new(memory(), real);
-    assert_eq!(probe.translate(4).unwrap(), Translation { gpa: Gpa(0x1234), page: None, writable: true });
+    assert_eq!(
+        probe.translate(4).unwrap(),
+        Translation { gpa: Gpa(0x1234), page: None, writable: true, user: true }
+    );
     let probe = Probe::new(memory(), sregs(Mode::Protected));
     assert_eq!(probe.translate(0x8000_0000).unwrap().gpa, Gpa(0x8000_0000));
 }

@@ -108,7 +108,7 @@ pub(crate) fn translate(
     mut visit: impl FnMut(&Entry),
 ) -> Result<Translation, ProbeError> {
     let Some(layout) = Layout::of(sregs) else {
-        return Ok(Translation { gpa: Gpa(linear), page: None, writable: true });
+        return Ok(Translation { gpa: Gpa(linear), page: None, writable: true, user: true });
     };
     let levels = match layout {
         Layout::Long if !is_canonical(sregs, linear) => return Err(ProbeError::NotCanonical { linear }),
@@ -119,7 +119,7 @@ pub(crate) fn translate(
     };
     let narrow = layout == Layout::Narrow;
     let width: u64 = if narrow { 4 } else { 8 };
-    let (mut at_table, mut writable) = (layout.root(sregs), true);
+    let (mut at_table, mut writable, mut user) = (layout.root(sregs), true, true);
     for &Level(table, shift, bits) in levels {
         let index = linear >> shift & (1u64 << bits).wrapping_sub(1);
         let at = at_table.saturating_add(index.saturating_mul(width));
@@ -132,9 +132,10 @@ pub(crate) fn translate(
         if entry & modes::PTE_PRESENT == 0 {
             return Err(ProbeError::NotMapped { linear, table, at, entry });
         }
-        // The page directory pointers of PAE have neither a writable bit nor a large bit.
+        // The page directory pointers of PAE have no bits for the access, and no large bit.
         let pointers = layout == Layout::Pae && shift == 30;
         writable &= pointers || entry & modes::PTE_WRITABLE != 0;
+        user &= pointers || entry & modes::PTE_USER != 0;
         let large = entry & modes::PDE_LARGE != 0
             && match shift {
                 30 => !pointers,
@@ -152,7 +153,7 @@ pub(crate) fn translate(
                 false => (entry & ADDRESS, 0),
             };
             let gpa = Gpa((base & !within) | high | (linear & within));
-            return Ok(Translation { gpa, page: Some(1 << shift), writable });
+            return Ok(Translation { gpa, page: Some(1 << shift), writable, user });
         }
         at_table = if narrow { entry & 0xffff_f000 } else { entry & ADDRESS };
     }
