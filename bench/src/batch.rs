@@ -49,9 +49,11 @@ pub fn run(rounds: usize, vmm: &Path) -> Result<Vec<Row>, String> {
         Ok(Cost { cpu: each(cost.cpu), wall: each(cost.wall) })
     })?;
     let [ours, floor] = costs.as_slice() else { return Err("a measurement is missing".into()) };
-    let wall = wall(ours, floor);
-    let what = "a submission of a batch, wall time relative to a bare loop over new VMs";
-    let goal = wall.ratios().map(|ratio| Goal::of_median(what, Unit::Ratio, 1.5, ratio));
+    // On a host that does other work, the wall time depends on the number of processes. With all CPUs busy, the CPU time is what
+    // counts.
+    let pair = cpu(ours, floor);
+    let what = "CPU time of a submission of a batch, relative to a bare loop over new VMs";
+    let goal = pair.ratios().map(|ratio| Goal::of_median(what, Unit::Ratio, 1.5, ratio));
     Ok(vec![Row {
         id: "batch".into(),
         title: "a submission of a batch".into(),
@@ -60,8 +62,8 @@ pub fn run(rounds: usize, vmm: &Path) -> Result<Vec<Row>, String> {
         unit: Unit::Nanoseconds,
         how: "`vmm grade` of 100 submissions with three tasks, per submission; the floor runs the same guests in new VMs of one process",
         goals: goal.into_iter().collect(),
-        pair: cpu(ours, floor),
-        wall,
+        pair,
+        wall: wall(ours, floor),
     }])
 }
 

@@ -25,6 +25,7 @@ use super::{GradeArgs, check_host, failed, interrupted};
 use crate::status::{self, Failure};
 use crate::streams::{print_stderr, report_error};
 use ::exercise::Exercise;
+use ::exercise::file::Task;
 pub use args::BatchArgs;
 use child::Order;
 use clap::ValueEnum;
@@ -44,6 +45,8 @@ use std::time::Duration;
 use vmm::Error;
 use vmm::host::{printable, printable_text};
 
+/// The most runs of a check of the time that can take as long as a run may.
+const MEASURED_RUNS: u32 = 8;
 /// The time that a process may take besides its runs.
 const SLACK: Duration = Duration::from_secs(30);
 
@@ -244,6 +247,13 @@ fn cut_short(done: usize, all: usize, results: Option<&Path>) -> u8 {
     status::INTERRUPTED
 }
 
+/// The longest time of a task.
+fn longest(task: &Task) -> Duration {
+    let measured = task.checks.iter().filter(|check| check.time.is_some()).count();
+    let runs = u32::try_from(measured).unwrap_or(u32::MAX).saturating_mul(MEASURED_RUNS).saturating_add(1);
+    crate::exercise::wall_limit(&task.settings).saturating_mul(runs)
+}
+
 /// The command for the processes of a batch.
 fn launcher(
     file: &Path,
@@ -256,8 +266,7 @@ fn launcher(
         options.extend(["--vcpu".into(), vcpu.get_name().into()]);
     }
     options.extend(arguments.jail.argument());
-    let runs = exercise.tasks.iter().map(|task| crate::exercise::wall_limit(&task.settings));
-    let limit = runs.fold(SLACK, Duration::saturating_add);
+    let limit = exercise.tasks.iter().map(longest).fold(SLACK, Duration::saturating_add);
     Launcher::new(file, options, order, limit)
         .map_err(|source| Error::Host { operation: "finding this program", source })
 }
