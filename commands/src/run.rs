@@ -118,11 +118,10 @@ fn run(arguments: &RunArgs, jail: Option<Jail>, mut text: GuestText) -> Result<R
     let own_names = || Names::of(&arguments.measure.results, guest.clone());
     arguments.measure.sample.begin(&mut machine, &bases, own_names)?;
     if let Some(trace) = &trace {
-        trace.begin(&mut machine, Names::of(&arguments.measure.results, guest.clone())?, &bases)?;
+        trace.begin(&mut machine, own_names()?, &bases)?;
     }
-    let symbols = arguments.measure.results.symbol_file().or(guest.clone());
-    let mut server =
-        arguments.gdb.server(&machine, debugger::width_of(symbols.as_deref()), guest.as_deref())?;
+    let width = debugger::width_of(arguments.measure.results.symbol_file().or(guest.clone()).as_deref());
+    let mut server = arguments.gdb.server(&machine, width, guest.as_deref())?;
     enter(jail, arguments, &machine)?;
     let debugger = debugger::of(&mut server).or_else(|| LiveCores::debugger(live.as_mut(), &machine));
     let report = terminal::run(&mut machine, debugger)?;
