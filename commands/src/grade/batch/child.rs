@@ -114,11 +114,15 @@ fn grade(
     jail: JailArgs,
 ) -> Result<Vec<Task>, Error> {
     // Up to here the process has read files of the teacher only, and from here on those of the student.
-    // A VMM that is observed has a jail of its own.
-    let observes = prepared.exercise.tasks.iter().any(|task| task.settings.kind == Kind::Vmm);
+    // A VMM is another program, and has a jail of its own: this process could not start it from inside of one.
+    let tasks = &prepared.exercise.tasks;
+    let observes = tasks.iter().any(|task| task.settings.kind == Kind::Vmm);
     if let Some(jail) = own.filter(|_| !observes) {
-        let initrds = prepared.exercise.tasks.iter().filter_map(|task| task.settings.initrd.clone());
-        let read = initrds.chain([prepared.submission.to_owned()]).collect();
+        let initrds = tasks.iter().filter_map(|task| task.settings.initrd.clone());
+        // A machine for Linux gets random numbers for the kernel.
+        let is_linux = tasks.iter().any(|task| task.settings.kind == Kind::Linux);
+        let random = is_linux.then(|| PathBuf::from("/dev/urandom"));
+        let read = initrds.chain(random).chain([prepared.submission.to_owned()]).collect();
         jail.enter(&Rights { read, builds: true, ..Rights::default() }, None)?;
     }
     exercise::grade(&prepared.exercise, prepared.submission, prepared.order.seed, settings, jail)
