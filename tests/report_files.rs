@@ -229,7 +229,7 @@ fn terminal() {
     let refused = on_terminal(&format!("report {profile} --format html"));
     assert_eq!(refused.status, 110, "{}", refused.text());
     assert!(
-        refused.text().contains("vmm: error: --format html is not for a terminal: give -o FILE"),
+        refused.text().contains("--format html is not for a terminal: give -o FILE"),
         "{}",
         refused.text()
     );
