@@ -4,6 +4,7 @@ use crate::debugger::GdbArgs;
 use crate::measure::MeasureArgs;
 use crate::streams::print_stderr;
 use clap::{Args, ValueEnum};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use vmm::lab::Check;
 use vmm::{Error, Machine};
@@ -65,6 +66,12 @@ impl Rights {
 }
 
 impl JailArgs {
+    /// The option for a process that this one starts.
+    pub fn argument(self) -> Option<OsString> {
+        let value = self.jail?.to_possible_value()?;
+        Some(format!("--jail={}", value.get_name()).into())
+    }
+
     /// The jail, if there is to be one.
     pub fn prepare(self, is_default: bool) -> Option<Jail> {
         match self.jail {
