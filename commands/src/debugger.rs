@@ -4,7 +4,7 @@ use clap::Args;
 use gdb::{Address, Server, Width};
 use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use vmm::lab::probe_debugging;
 use vmm::machine::Processor;
 use vmm::machine::debug::{Debugger, Facilities};
@@ -60,7 +60,7 @@ impl GdbArgs {
 
     /// The socket that the server removes at its end.
     #[cfg(has_kvm)]
-    pub fn socket(&self) -> Option<PathBuf> {
+    pub fn socket(&self) -> Option<std::path::PathBuf> {
         match &self.gdb.as_ref()?.address {
             Address::Unix(path) => Some(path.clone()),
             Address::Tcp(_) => None,
