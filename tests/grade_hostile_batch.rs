@@ -99,7 +99,9 @@ impl Host {
         let mut command = vmm(&["grade", &exercise, "--seed", "3", "--jobs", "2"]);
         command.args(["--results", &arguments[0], "--feedback", &arguments[1], "--format", &formats]);
         command.args(["--format", "text"]).args(options).arg("--");
-        run(command.args(self.expected.iter().map(|(path, _)| path)).env("VMM_MARKER", self.files.0.path()))
+        run(command
+            .args(self.expected.iter().map(|(path, _)| path))
+            .envs([("VMM_SECRET", SECRET), ("LC_MARKER", self.files.0.path().to_str().unwrap())]))
     }
 
     /// All files of the host with their sizes, except the outputs of the batch.
@@ -171,7 +173,7 @@ fn vmm_name(path: &Path) -> String {
     ::vmm::host::printable(path)
 }
 
-/// The processes that have this folder in their command line or environment, except this one.
+/// The processes that have this folder in their command line or environment.
 fn left_processes(folder: &Path) -> Vec<String> {
     let text = |entry: &fs::DirEntry, name: &str| {
         let bytes = fs::read(entry.path().join(name)).unwrap_or_default();
@@ -235,6 +237,8 @@ fn odd_files(host: &mut Host, name: &str) {
         ("link-shell", Path::new("/bin/sh")),
         ("link-results", Path::new("../../results")),
     ];
+    // The submission itself leads nowhere.
+    symlink("/nowhere", host.expect("nowhere", 0)).unwrap();
     for (link, target) in links {
         symlink(target, host.folder(link, 0).join(name)).unwrap();
     }
@@ -336,7 +340,9 @@ fn programs() {
         "#!/bin/sh\ncat /dev/zero >$TMPDIR/x\ncat /dev/zero >/dev/shm/x\n",
         0o755,
     );
-    let show = format!("#!/bin/sh\ncat '{secret}' '{private}' ../a-honest/private\n: >>'{secret}'\n");
+    let show = format!(
+        "#!/bin/sh\necho $VMM_SECRET\ncat '{secret}' '{private}' ../a-honest/private\n: >>'{secret}'\n"
+    );
     script(&mut host, "script-show", &show, 0o755);
     script(&mut host, "script-exec", "#!/no/such/program\n", 0o755);
     script(&mut host, "not-executable", "#!/bin/sh\n", 0o644);
@@ -357,12 +363,13 @@ fn free() {
     for name in ["read", "connect", "memory"] {
         attack(&mut host, name, name, 0);
     }
+    script(&mut host, "environment", "#!/bin/sh\necho $VMM_SECRET\n", 0o755);
     let graded = host.grade(&["--jail=off"]);
     let grades = fs::read_to_string(host.path("grades")).unwrap();
     let grades: Vec<Value> = grades.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let earned: Vec<_> = grades.iter().map(|grade| grade["earned"].as_u64().unwrap()).collect();
-    assert_eq!(earned, [10, 0, 0, 0], "{}", graded.text());
-    for what in ["reached: /", "reached: loopback", "reached: 20 GiB"] {
+    assert_eq!(earned, [10, 0, 0, 0, 0], "{}", graded.text());
+    for what in ["reached: /", "reached: loopback", "reached: 20 GiB", SECRET] {
         assert!(graded.text().contains(what), "{what}: {}", graded.text());
     }
     assert!(host.tcp.accept().is_ok());
