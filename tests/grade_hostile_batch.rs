@@ -14,7 +14,7 @@ use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 use support::{Files, Ran, kvm_test, missing_jail, on_both, run, test_unless, unusable, vmm};
 
@@ -50,7 +50,9 @@ impl Host {
         let files = Files::new();
         files.write("exercise.toml", exercise.as_bytes());
         files.write("secret", SECRET.as_bytes());
-        fs::create_dir(files.0.path().join("submissions")).unwrap();
+        for folder in ["submissions", "temporary"] {
+            fs::create_dir(files.0.path().join(folder)).unwrap();
+        }
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
         tcp.set_nonblocking(true).unwrap();
         let udp = UdpSocket::bind(tcp.local_addr().unwrap()).unwrap();
@@ -101,6 +103,7 @@ impl Host {
         command.args(["--format", "text"]).args(options).arg("--");
         run(command
             .args(self.expected.iter().map(|(path, _)| path))
+            .env("TMPDIR", self.path("temporary"))
             .envs([("VMM_SECRET", SECRET), ("LC_MARKER", self.files.0.path().to_str().unwrap())]))
     }
 
@@ -142,6 +145,7 @@ impl Host {
         assert!(seen == expected, "{wrong:#?} of {} submissions", seen.len());
         self.check_outputs(&graded);
         assert_eq!(self.listing(), before, "files have changed");
+        assert_eq!(fs::read_dir(self.path("temporary")).unwrap().count(), 0, "temporary files are left");
         assert_eq!(fs::read_to_string(self.path("secret")).unwrap(), SECRET);
         assert!(self.tcp.accept().is_err() && self.udp.recv(&mut [0]).is_err(), "something was sent");
         let left = left_processes(self.files.0.path());
@@ -246,7 +250,12 @@ fn odd_files(host: &mut Host, name: &str) {
     host.folder("nothing", 0);
     drop(UnixListener::bind(host.folder("socket", 0).join(name)).unwrap());
     let made = |program: &str, path: &Path, words: &[&str]| {
-        Command::new(program).arg(path).args(words).status().is_ok_and(|status| status.success())
+        Command::new(program)
+            .arg(path)
+            .args(words)
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
     };
     assert!(made("mkfifo", &host.folder("fifo", 0).join(name), &[]));
     host.expect(&format!("fifo/{name}"), 0);
