@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
-use support::{Files, Ran, assert_error, each_on_both, elf, kvm_test, plain_test, run, vmm};
+use support::{Files, Ran, assert_error, each_on_both, elf, kvm_test, missing_jail, plain_test, run, vmm};
 
 fn main() -> ExitCode {
     support::watchdog();
@@ -40,20 +40,9 @@ fn main() -> ExitCode {
     observed::main(tests)
 }
 
-/// The reason why the jail is not whole here, such as a container without namespaces.
-fn incomplete() -> Option<String> {
-    static FOUND: OnceLock<Option<String>> = OnceLock::new();
-    let found = || {
-        let text = run(vmm(&["doctor"]).stdout(Stdio::piped())).text();
-        let part = text.lines().find(|line| line.starts_with("missing  jail: ")).map(str::to_owned);
-        part.inspect(|line| eprintln!("the jail is not whole here: {line}"))
-    };
-    FOUND.get_or_init(found).clone()
-}
-
 /// `--jail=require`, or `--jail` where the jail is not whole.
 fn option() -> &'static str {
-    if incomplete().is_none() { "--jail=require" } else { "--jail" }
+    if missing_jail().is_none() { "--jail=require" } else { "--jail" }
 }
 
 fn in_jail(arguments: &[&str]) -> Ran {
@@ -212,7 +201,7 @@ fn try_with(options: &[&str], words: &[&str]) -> Ran {
 fn forbidden(words: &[&str]) {
     let free = try_with(&[], words);
     assert_eq!(free.text(), "done\n", "{words:?} succeeds without the jail: {}", free.stderr);
-    if incomplete().is_none() {
+    if missing_jail().is_none() {
         let ran = try_in_jail(words);
         assert!(ran.status == 1 && ran.text() != "done\n", "{words:?}: {} {}", ran.text(), ran.stderr);
     }
@@ -229,11 +218,13 @@ fn secrets() {
         ["list", "/proc"],
         ["write", &format!("{folder}/new")],
         ["sparse", &format!("{folder}/sparse")],
+        ["mode", secret.as_str()],
+        ["times", secret.as_str()],
     ] {
         forbidden(&words);
     }
     // A file that the command line names may be read, so a script reads these.
-    if incomplete().is_none() {
+    if missing_jail().is_none() {
         for path in ["/etc/passwd", secret.as_str()] {
             let script = format!("cat {path}");
             let ran = observed::observe(&[option(), "--quiet"], &["sh", "-c", &script]);
@@ -256,7 +247,7 @@ fn processes() {
     for action in ["kill", "ptrace"] {
         let mut victim = Command::new("sleep").arg("60").spawn().unwrap();
         let pid = victim.id().to_string();
-        if incomplete().is_none() {
+        if missing_jail().is_none() {
             let ran = try_in_jail(&[action, &pid]);
             assert!(ran.status == 1 && ran.text() != "done\n", "{action}: {} {}", ran.text(), ran.stderr);
             assert!(victim.try_wait().unwrap().is_none(), "{action}");
@@ -265,7 +256,7 @@ fn processes() {
         victim.wait().unwrap();
     }
     // A child that leaves its session ends with the program.
-    if incomplete().is_none() {
+    if missing_jail().is_none() {
         let ran = try_in_jail(&["daemon"]);
         assert!(ran.status == 0, "{}", ran.stderr);
         assert!(!is_running(jailed()), "the daemon is left");
@@ -279,7 +270,7 @@ fn is_running(program: &str) -> bool {
 }
 
 fn limits() {
-    if incomplete().is_some() {
+    if missing_jail().is_some() {
         return;
     }
     let number = |ran: &Ran| -> u64 {

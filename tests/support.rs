@@ -19,6 +19,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -277,6 +278,17 @@ impl Files {
 pub fn shell(line: &str, arguments: &[&str]) -> Ran {
     let mut command = Command::new("sh");
     run(command.args(["-c", line, env!("CARGO_BIN_EXE_vmm")]).args(arguments).stdout(Stdio::piped()))
+}
+
+/// The reason why the jail is not whole here, such as a container without namespaces.
+pub fn missing_jail() -> Option<String> {
+    static FOUND: OnceLock<Option<String>> = OnceLock::new();
+    let found = || {
+        let text = run(vmm(&["doctor"]).stdout(Stdio::piped())).text();
+        let part = text.lines().find(|line| line.starts_with("missing  jail: ")).map(str::to_owned);
+        part.inspect(|line| eprintln!("the jail is not whole here: {line}"))
+    };
+    FOUND.get_or_init(found).clone()
 }
 
 /// Returns a command that runs a program without KVM. The kind is `missing` or `replaced`, as in `tests/without-kvm`.

@@ -38,6 +38,9 @@ pub struct JailArgs {
     /// which parts this system has [default: on for `grade`, otherwise off]
     #[arg(long, value_name = "WHEN", value_enum, num_args = 0..=1, require_equals = true, default_missing_value = "on")]
     jail: Option<JailArg>,
+    /// The folder of a program has files of others, too.
+    #[arg(skip)]
+    is_shared: bool,
 }
 
 /// A jail that this process will enter.
@@ -59,6 +62,11 @@ impl JailArgs {
         self.required(is_default).map(|required| Jail { required, inherited: Inherited::find() })
     }
 
+    /// The same, for a program whose folder has files of others, too, if it `is_shared`: the program may not use it.
+    pub fn in_folder(self, is_shared: bool) -> Self {
+        Self { is_shared, ..self }
+    }
+
     /// The jail of another program. It may use the folder of its file, the files that its `words` name, and `more`.
     pub fn confinement(
         self,
@@ -69,7 +77,9 @@ impl JailArgs {
     ) -> Option<Confinement> {
         let required = self.required(is_default)?;
         let file = program.path().canonicalize().unwrap_or_else(|_| program.path().to_owned());
-        let own = [program.path(), &file].map(|path| path.parent().unwrap_or(Path::new("/")).to_owned());
+        let folder = |path: &Path| path.parent().unwrap_or(Path::new("/")).to_owned();
+        let own = [program.path(), &file];
+        let own = own.map(|path| if self.is_shared { path.to_owned() } else { folder(path) });
         let loaded = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
         let loaded = std::env::split_paths(&loaded).filter(|path| !path.as_os_str().is_empty());
         let executed = own.into_iter().filter(|path| !path.as_os_str().is_empty()).chain(loaded);

@@ -178,6 +178,37 @@ fn run(
     Ok(Observation { protection, missing, ..observation })
 }
 
+/// The variables of the environment that a program in a jail keeps, besides those that begin with LC_. The others can be secrets,
+/// such as the tokens of a CI job.
+const KEPT: [&str; 17] = [
+    "PATH",
+    "LANG",
+    "LANGUAGE",
+    "TZ",
+    "TERM",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LD_LIBRARY_PATH",
+    "LD_PRELOAD",
+    "CC",
+    "CXX",
+    "CFLAGS",
+    "CXXFLAGS",
+    "CPPFLAGS",
+    "LDFLAGS",
+    "RUST_BACKTRACE",
+];
+
+/// Takes all variables away except those of [`KEPT`] and those that the command sets itself.
+fn clear_environment(command: &mut Command) {
+    let set: Vec<_> =
+        command.get_envs().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned()))).collect();
+    let is_kept = |name: &str| name.starts_with("LC_") || KEPT.contains(&name);
+    let inherited = std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_kept));
+    command.env_clear().envs(inherited).envs(set);
+}
+
 /// Prepares the jail of a program, which gets its scratch folder as the place for temporary files.
 fn captive(
     Confinement { required, mut places }: Confinement,
@@ -187,6 +218,7 @@ fn captive(
 ) -> Result<Captive, Error> {
     places.extend(engine.places());
     let captive = Captive::prepare(&places, timeout, required).map_err(Error::host("preparing the jail"))?;
+    clear_environment(command);
     command.env("TMPDIR", captive.scratch()).env("HOME", captive.scratch());
     Ok(captive)
 }

@@ -25,6 +25,8 @@ const RULE_PATH_BENEATH: libc::c_long = 1;
 #[derive(Debug)]
 pub struct Child {
     pub(super) scratch: CString,
+    /// The other folders in which the program may write.
+    pub(super) writable: Vec<CString>,
     /// The options of the file system in memory.
     pub(super) tmpfs: CString,
     pub(super) ruleset: Option<RawFd>,
@@ -61,11 +63,12 @@ impl Child {
         let has = |namespace| namespaces & namespace != 0;
         lacks(Missing::Processes, !has(libc::CLONE_NEWPID));
         lacks(Missing::Network, !has(libc::CLONE_NEWNET));
-        let has_mounts = has(libc::CLONE_NEWNS) && self.mount_scratch();
-        lacks(Missing::Scratch, !has_mounts);
+        // The file for it is read-only after that.
         if has(libc::CLONE_NEWPID) {
             self.limit_numbers();
         }
+        let has_mounts = has(libc::CLONE_NEWNS) && self.mount_scratch();
+        lacks(Missing::Scratch, !has_mounts);
         lacks(Missing::Limits, !self.limit(has(libc::CLONE_NEWUSER)));
         drop_capabilities();
         // SAFETY: the call takes no memory.
@@ -79,13 +82,16 @@ impl Child {
         if self.required && missing != 0 { Err(io::Error::from_raw_os_error(libc::EPERM)) } else { Ok(()) }
     }
 
-    /// Puts a file system in memory into the place of the scratch folder, for this namespace only.
+    /// Makes all file systems read-only, for this namespace only, because Landlock has no rules for the mode, the owner and the
+    /// times of a file. Then puts a file system in memory into the place of the scratch folder.
     fn mount_scratch(&self) -> bool {
         let none = ptr::null();
         // SAFETY: the texts end with a zero, and the other pointers are null.
         let private =
             unsafe { libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, ptr::null()) };
-        private == 0 && mount(c"tmpfs", &self.scratch, c"tmpfs", &self.tmpfs)
+        let is_read_only = private == 0 && set_read_only(c"/", true);
+        let is_writable = self.writable.iter().all(|path| bind(path) && set_read_only(path, false));
+        private == 0 && mount(c"tmpfs", &self.scratch, c"tmpfs", &self.tmpfs) && is_read_only && is_writable
     }
 
     /// Sets the limits of resources.
@@ -139,6 +145,27 @@ impl Child {
             }
         }
     }
+}
+
+/// Makes the file system at a path read-only with all below it, or makes it alone writable again.
+fn set_read_only(path: &CStr, is_read_only: bool) -> bool {
+    let flag = libc::MOUNT_ATTR_RDONLY;
+    let (attr_set, attr_clr) = if is_read_only { (flag, 0) } else { (0, flag) };
+    let change = libc::mount_attr { attr_set, attr_clr, propagation: 0, userns_fd: 0 };
+    let flags = if is_read_only { libc::AT_RECURSIVE } else { 0 };
+    let size = size_of_val(&change);
+    // SAFETY: the path ends with a zero, and the change has this size.
+    unsafe {
+        libc::syscall(libc::SYS_mount_setattr, libc::AT_FDCWD, path.as_ptr(), flags, &raw const change, size)
+            == 0
+    }
+}
+
+/// Makes a folder a file system of its own.
+fn bind(path: &CStr) -> bool {
+    let none = ptr::null();
+    // SAFETY: the path ends with a zero, and the other pointers are null.
+    unsafe { libc::mount(path.as_ptr(), path.as_ptr(), none, libc::MS_BIND, ptr::null()) == 0 }
 }
 
 fn mount(source: &CStr, target: &CStr, kind: &CStr, options: &CStr) -> bool {

@@ -58,7 +58,7 @@ pub enum Missing {
     Files = 1,
     /// A network namespace.
     Network = 2,
-    /// A mount namespace with a file system in memory.
+    /// A mount namespace in which only a file system in memory can be written.
     Scratch = 4,
     /// Limits of resources.
     Limits = 8,
@@ -79,7 +79,7 @@ impl Missing {
                 "this system permits no network namespace, so the program can reach this computer's network (TCP only before Linux 6.7)"
             }
             Self::Scratch => {
-                "this system permits no mount namespace, so only the size of each file of the program is limited"
+                "this system permits no mount namespace, so the program can change the rights of this user's files, and only the size of each of its files is limited"
             }
             Self::Limits => "the limits of the program could not be set",
             Self::Processes => "this system permits no PID namespace, so the program sees other processes",
@@ -91,6 +91,8 @@ impl Missing {
 #[derive(Debug)]
 pub struct Captive {
     scratch: PathBuf,
+    /// The other folders in which the program may write.
+    writable: Vec<PathBuf>,
     ruleset: Option<OwnedFd>,
     report: PipeReader,
     /// The other end, until the program was started.
@@ -110,7 +112,9 @@ impl Captive {
         let captive = |ruleset| -> io::Result<Self> {
             let (report, writer) = io::pipe()?;
             let scratch = scratch.clone();
-            Ok(Self { scratch, ruleset, report, writer: Some(writer), required, timeout })
+            let writable = places.iter().filter(|place| matches!(place.to, Use::All | Use::Replace));
+            let writable = writable.map(|place| place.path.clone()).collect();
+            Ok(Self { scratch, writable, ruleset, report, writer: Some(writer), required, timeout })
         };
         let made = ruleset(places).and_then(captive);
         if made.is_err() {
@@ -138,6 +142,11 @@ impl Captive {
         let seconds = self.timeout.map(|limit| limit.as_secs().saturating_add(2).saturating_mul(cpus));
         Ok(Child {
             scratch: CString::new(self.scratch.as_os_str().as_bytes())?,
+            writable: self
+                .writable
+                .iter()
+                .map(|path| CString::new(path.as_os_str().as_bytes()))
+                .collect::<Result<_, _>>()?,
             tmpfs: CString::new(format!("size={DISK},nr_inodes=8192,mode=0755"))?,
             ruleset: self.ruleset.as_ref().map(|fd| fd.as_raw_fd()),
             version: files::version(),

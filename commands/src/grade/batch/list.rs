@@ -58,8 +58,8 @@ impl Submissions {
             .filter(|(index, _)| shard.has(*index))
             .map(|(index, (path, name))| Submission { index, path, name: name.clone() })
             .collect();
-        // Another host has the others.
-        match list.iter().find(|submission| !submission.path.exists()) {
+        // Another host has the others. A link that leads nowhere is a submission without points.
+        match list.iter().find(|submission| submission.path.symlink_metadata().is_err()) {
             Some(Submission { name, .. }) => {
                 Err(Error::Config(format!("there is no submission {name}: give a directory or a file")))
             }
@@ -200,6 +200,8 @@ mod tests {
         let shard = Shard::parse("2/2").unwrap();
         let half = Submissions::find(vec![path("ana")], Some(&path("list")), shard).unwrap();
         assert_eq!((half.list.len(), half.list[0].index, half.digest()), (1, 1, found.digest()));
+        std::os::unix::fs::symlink("/nowhere", path("link")).unwrap();
+        assert_eq!(Submissions::find(vec![path("link")], None, Shard::ALL).unwrap().list.len(), 1);
         for (paths, from) in [(vec![], None), (vec![path("none")], None), (vec![], Some(path("none")))] {
             assert!(Submissions::find(paths, from.as_deref(), Shard::ALL).is_err());
         }
