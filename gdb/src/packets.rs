@@ -10,7 +10,7 @@ const MOST_DAMAGED: u32 = 16;
 /// The byte that interrupts the guest.
 const INTERRUPT: u8 = 0x03;
 
-/// What follows from a byte.
+/// The consequence of a byte.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Next {
     /// Nothing: a packet is not complete yet, or the byte is outside of packets.

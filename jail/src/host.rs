@@ -9,7 +9,7 @@ use crate::files;
 pub struct Facility {
     /// Its name.
     pub name: &'static str,
-    /// What was found, or the reason why it is missing.
+    /// The finding, or the reason why the part is missing.
     pub found: Result<String, String>,
 }
 

@@ -15,7 +15,7 @@ const PCI: std::ops::RangeInclusive<u64> = 0xcf8..=0xcff;
 struct Rule {
     /// Selects the exits.
     is_one: fn(&SavedSite) -> bool,
-    /// What they do.
+    /// The purpose of the exits, as a part of a sentence.
     exits: &'static str,
     /// The way to save them.
     advice: &'static str,

@@ -7,6 +7,7 @@
 
 mod advice;
 mod clock;
+mod date;
 mod escaper;
 mod event;
 mod identity;
@@ -37,6 +38,7 @@ mod write_back;
 pub use advice::{host_advice, is_shortage};
 pub(crate) use clock::tsc;
 pub use clock::{process_cpu_time, thread_cpu_time};
+pub use date::utc;
 pub(crate) use escaper::ControlEscaper;
 pub(crate) use event::{borrow, signal};
 pub(crate) use identity::User;

@@ -136,7 +136,7 @@ pub(super) struct Parts<'a> {
     pub(super) memory: &'a GuestMemory,
     pub(super) devices: &'a Devices,
     pub(super) deadline: &'a Deadline,
-    /// What a watch of the guest's progress asks.
+    /// The question of a watch of the guest's progress.
     pub(super) inquiry: Option<&'a Inquiry>,
     /// HLT is an exit: the machine has no interrupt controllers in KVM.
     pub(super) leaves_on_halt: bool,
