@@ -14,6 +14,7 @@ fn main() -> ExitCode {
     let mut tests = vec![
         kvm_test("a_linux_kernel_boots_with_its_command_line", linux),
         kvm_test("a_vmm_is_observed", observed),
+        kvm_test("a_vmm_finds_the_files_beside_it", beside_vmm),
         kvm_test("a_vmm_that_fails_says_why", failed_vmm),
         kvm_test("features_of_kvm_can_be_forbidden", kvm_features),
         plain_test("files_outside_the_folder_are_refused", outside),
@@ -208,6 +209,34 @@ fn observed() {
     ] {
         assert!(wrong.contains(part), "{part}\n{wrong}");
     }
+}
+
+/// A program finds the files beside it: its current folder is that of the submission.
+fn beside_vmm() {
+    use std::os::unix::fs::PermissionsExt;
+    let files = Files::new();
+    let folder = files.0.path().join("submission");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("a.bin"), own_program()).unwrap();
+    fs::set_permissions(folder.join("a.bin"), fs::Permissions::from_mode(0o755)).unwrap();
+    // mov al, 'x'; out 0xe9, al; hlt
+    fs::write(folder.join("guest.bin"), [0xb0, b'x', 0xe6, 0xe9, 0xf4]).unwrap();
+    let text = "version = 1\nname = \"x\"\n[run]\nkind = \"vmm\"\ntimeout = 20\nargs = [\"run\", \"guest.bin\"]\n[[task]]\nname = \"t\"\n\
+                points = 10\nfile = \"a.bin\"\n[[task.check]]\noutput = \"x\"\n";
+    let exercise = files.write("a.toml", text.as_bytes());
+    let right = ran(&["grade", &exercise, folder.to_str().unwrap()]);
+    assert_eq!(right.status, 0, "{}{}", right.text(), right.stderr);
+    // A folder of submissions is none itself.
+    let class = files.0.path().join("class");
+    for name in ["ana", "ben"] {
+        fs::create_dir_all(class.join(name)).unwrap();
+        fs::write(class.join(name).join("a.bin"), b"x").unwrap();
+    }
+    assert_error(
+        &ran(&["grade", &exercise, class.to_str().unwrap()]),
+        110,
+        "is a folder of 2 submissions: grade ",
+    );
 }
 
 fn failed_vmm() {

@@ -397,6 +397,7 @@ fn usage() {
         (&["grade", "so2", "--reference", "--jobs", "2"], "--jobs is for an exercise in a file"),
         (&["grade", "so2", &right, &right], "a second submission is for an exercise in a file"),
         (&["grade", "kev", &right, "--feedback", "x"], "--feedback is for an exercise in a file"),
+        (&["grade", exercise, &right, "--shard", "1/2"], "--shard needs --seed N"),
         (&["grade", exercise, &right, "--child"], "--child is for the processes that vmm grade starts"),
         (&["grade", exercise, &right, "--format", "text", "--format", "jsonl"], "both write to stdout"),
         (&["grade", "merge"], "there is nothing to merge"),

@@ -107,6 +107,7 @@ fn observe(arguments: &ObserveArgs) -> Result<u8, Failure> {
         by_address: by.is_some(),
         stops: Stops { first_entry: arguments.setup, halts: true, rip: by.is_some() },
         jail: arguments.jail.confinement(false, &program, rest, Some(Place::new(".", Use::Execute))),
+        folder: None,
     };
     let mut engine = choice(arguments.engine, by)?.engine(&program)?;
     let inputs = || rest.iter().map(PathBuf::from).chain([PathBuf::from(program.path())]).collect();

@@ -74,6 +74,11 @@ impl Memory {
 }
 
 impl<'a> Facts<'a> {
+    /// True for the run of a VMM that was observed.
+    pub fn is_observed(&self) -> bool {
+        self.features.is_some()
+    }
+
     /// The facts of a machine after the run that `report` is about. `output` is the beginning of its output, of
     /// `output_len` bytes.
     ///

@@ -11,6 +11,7 @@ use crate::tally::Tally;
 use jail::{Captive, Place};
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use vmm::host::thread_cpu_time;
@@ -42,6 +43,8 @@ pub struct Options {
     pub stops: Stops,
     /// The jail of the program, if it is to have one.
     pub jail: Option<Confinement>,
+    /// The current folder of the program. `None` for that of this process.
+    pub folder: Option<PathBuf>,
 }
 
 /// The jail of an observed program.
@@ -139,6 +142,9 @@ fn run(
     }
     let mut command = Command::new(&program.path);
     command.arg0(&program.name).args(arguments);
+    if let Some(folder) = &options.folder {
+        command.current_dir(folder);
+    }
     let is_captive = streams.is_some();
     if let Some(Streams { stdin, stdout, stderr }) = streams {
         command.stdin(stdin).stdout(stdout).stderr(stderr);

@@ -39,8 +39,13 @@ fn watch(engine: Choice, mode: &str, stops: Stops, watcher: &mut Watcher<'_>) ->
         path
     });
     let program = Program::find(path.as_os_str()).unwrap();
-    let options =
-        Options { timeout: Some(Duration::from_secs(60)), trace: None, by_address: false, stops, jail: None };
+    let options = Options {
+        timeout: Some(Duration::from_secs(60)),
+        trace: None,
+        by_address: false,
+        stops,
+        ..Options::default()
+    };
     let mut engine = engine.engine(&program).unwrap();
     let arguments: Vec<_> = mode.split(' ').map(OsString::from).collect();
     Some(observe(&program, &arguments, options, engine.as_mut(), watcher).unwrap())

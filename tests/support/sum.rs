@@ -19,7 +19,7 @@ pub fn assembled(files: &Files) {
         fs::create_dir(&to).unwrap();
         if from.join("sum.asm").exists() {
             let mut nasm = Command::new("nasm");
-            nasm.args(["-f", "bin", "-i"]).arg(format!("{SUM}/submissions/"));
+            nasm.args(["-f", "bin", "-i"]).arg(format!("{SUM}/"));
             nasm.arg("-o").arg(to.join("sum.bin")).arg(from.join("sum.asm"));
             assert!(nasm.status().is_ok_and(|status| status.success()), "{}", from.display());
         }

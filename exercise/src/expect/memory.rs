@@ -66,7 +66,13 @@ impl MemoryCheck {
             ),
             None => self.range(&seen),
         };
-        let seen = if is_memory { fact } else { "there is no memory".into() };
+        let seen = match is_memory {
+            true => fact,
+            false if facts.is_observed() && facts.registers.is_none() => {
+                "is not known, because no HLT of the guest was seen".into()
+            }
+            false => "there is no memory".into(),
+        };
         Check { passed, subject, expected, seen, possible: is_memory }
     }
 

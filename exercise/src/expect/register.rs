@@ -80,6 +80,7 @@ impl RegisterValue {
             expected: format!("must be {}", shown(self.value)),
             seen: match seen {
                 Some(seen) => format!("is {}", shown(seen)),
+                None if facts.is_observed() => "is not known, because no HLT of the guest was seen".into(),
                 None => "is not known, because the host has reset the vCPU".into(),
             },
             possible: true,

@@ -21,6 +21,7 @@ mod results;
 mod shard;
 mod sys;
 
+use super::exercise::find;
 use super::{GradeArgs, check_host, failed, interrupted};
 use crate::status::{self, Failure};
 use crate::streams::{print_stderr, report_error};
@@ -132,6 +133,9 @@ impl Batch {
         let batch = &arguments.batch;
         let shard = batch.shard.unwrap_or(Shard::ALL);
         let submissions = Submissions::find(paths(arguments), batch.from.as_deref(), shard)?;
+        if let [only] = &submissions.list[..] {
+            find::check_folder(exercise, &only.path).map_err(Error::Config)?;
+        }
         let opened = batch.results.as_deref().map(|path| (path, Results::open(path, batch.resume)));
         let (mut results, content) = match opened {
             None => (None, None),
@@ -139,6 +143,10 @@ impl Batch {
             Some((_, Err(what))) => return Err(Refused::Results(what)),
         };
         let before = content.as_ref().map(|Content { header, .. }| header.seed);
+        if batch.shard.is_some() && arguments.vmm.seed.or(before).is_none() {
+            let what = "--shard needs --seed N, with the same number for each shard";
+            return Err(Error::Config(what.into()).into());
+        }
         let random = || RandomState::new().hash_one(0) & u64::from(u32::MAX);
         let header = Header {
             exercise: printable_text(&exercise.name),
@@ -214,7 +222,7 @@ impl Batch {
             print_stderr(&format!("vmm: {kept} of {} grades were in the results file\n", list.len()));
         }
         if grades.iter().any(|grade| grade.error.is_some()) {
-            print_stderr("vmm: the host failed, so not every submission has a grade\n");
+            print_stderr("vmm: not every submission has a grade: the reasons are above\n");
         }
         let what = if list.len() == 1 { "this grade" } else { "these grades" };
         print_stderr(&format!("vmm: --seed {} repeats {what}\n", header.seed));
@@ -239,7 +247,12 @@ fn check_same(found: &Header, header: &Header, path: &str) -> Result<(), Refused
 
 /// Prints that a batch was interrupted. Returns the exit status.
 fn cut_short(done: usize, all: usize, results: Option<&Path>) -> u8 {
-    let Some(path) = results else { return interrupted() };
+    let Some(path) = results else {
+        print_stderr(&format!(
+            "vmm: grading was interrupted after {done} of {all} submissions; with --results FILE, --resume goes on\n"
+        ));
+        return status::INTERRUPTED;
+    };
     let path = printable(path);
     print_stderr(&format!(
         "vmm: grading was interrupted; {path} has {done} of {all} grades, and --resume goes on with it\n"

@@ -1,5 +1,6 @@
 //! Finds the file of a task in a submission.
 
+use exercise::Exercise;
 use std::fs;
 use std::path::{Path, PathBuf};
 use vmm::host::{printable, printable_text};
@@ -41,6 +42,25 @@ pub fn file(submission: &Path, pattern: &str, is_only: bool) -> Result<PathBuf, 
         _ => false,
     };
     if is_inside { Ok(found) } else { Err(format!("{} leads out of the submission", name_of(&found))) }
+}
+
+/// Checks that a folder is a submission, and not a folder of submissions.
+///
+/// # Errors
+/// It has no file of the exercise, and its folders have. The message says how to grade them.
+pub fn check_folder(exercise: &Exercise, folder: &Path) -> Result<(), String> {
+    let has_one = |folder: &Path| exercise.tasks.iter().any(|task| file(folder, &task.file, false).is_ok());
+    if !folder.is_dir() || has_one(folder) {
+        return Ok(());
+    }
+    let entries = fs::read_dir(folder).into_iter().flatten().take(MAX_ENTRIES).flatten();
+    let submissions = entries.filter(|entry| entry.path().is_dir() && has_one(&entry.path())).count();
+    let name = printable(folder);
+    match submissions {
+        // A student may have put one folder too many around the file.
+        0 | 1 => Ok(()),
+        number => Err(format!("{name} is a folder of {number} submissions: grade {name}/*")),
+    }
 }
 
 fn name_of(path: &Path) -> String {

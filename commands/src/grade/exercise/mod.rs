@@ -1,6 +1,6 @@
 //! The grade of a submission for an exercise in a file, in this process.
 
-mod find;
+pub(super) mod find;
 mod guest;
 #[cfg_attr(not(has_kvm), path = "observed_absent.rs")]
 mod observed;

@@ -98,8 +98,8 @@ pub fn run(
         timeout: Some(settings.timeout),
         wall: None,
     })?;
-    let args = task.args(values).map_err(|error| mistake(task, &error))?;
-    let args: Vec<_> = args.into_iter().map(Into::into).collect();
+    let args = task.args(values).map_err(|error| mistake(task, &error))?.into_iter();
+    let args: Vec<_> = args.map(Into::into).collect();
     let input = task.input(values).map_err(|error| mistake(task, &error))?;
     let name = absolute(file).map_err(host("finding the program"))?;
     let of_submission = |error: observe::Error| Failed::Submission(error.to_string());
@@ -116,11 +116,12 @@ pub fn run(
         trace: recorded.trace.then_some(RECORDED),
         stops: Stops { halts: true, ..Stops::default() },
         jail: jail.confinement(true, &program, &[], None),
+        folder: name.parent().map(Path::to_owned),
         ..Options::default()
     };
     let mut seen = Seen { wanted: memory.to_vec(), ..Seen::default() };
     let see = &mut |event: &_, memory: &_| seen.see(event, memory);
-    // Without a jail the program has the rights of this process, but it cannot read the seed from its memory.
+    // Without a jail, it has the rights of this process, but cannot read the seed from its memory.
     observe::hide_this_process();
     let observation = observe::observe_captive(&program, &args, options, streams, engine.as_mut(), see);
     let observation = observation.map_err(of_program)?;
@@ -129,15 +130,8 @@ pub fn run(
     }
     let Captured { head, tail, dropped } = stdout.finish();
     let output_len = (head.len() as u64).saturating_add(tail.len() as u64).saturating_add(dropped);
-    let errors = stderr.finish().text();
-    Ok(ObservedRun {
-        observation,
-        seen,
-        output: head,
-        output_len,
-        errors,
-        output_limit: settings.output_limit,
-    })
+    let (errors, output_limit) = (stderr.finish().text(), settings.output_limit);
+    Ok(ObservedRun { observation, seen, output: head, output_len, errors, output_limit })
 }
 
 fn host(operation: &'static str) -> impl Fn(io::Error) -> Failed {

@@ -36,7 +36,10 @@ pub fn check(
     let (mut own, mut reference) = (Duration::MAX, Duration::MAX);
     for round in 1..=TimeLimit::ROUNDS.1 {
         let code = Code::Reference(&limit.name, &limit.reference);
-        let time = measured(task, &code, values, processor)?;
+        let time = measured(task, &code, values, processor).map_err(|failed| match failed {
+            Failed::Submission(why) => mistake(task, &format!("the reference {}: {why}", limit.name)),
+            other => other,
+        })?;
         let fails = || mistake(task, &format!("the reference {} does not end by itself", limit.name));
         reference = reference.min(time.ok_or_else(fails)?);
         // A run that does not end exceeds every limit.
