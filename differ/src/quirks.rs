@@ -2,6 +2,7 @@
 //!
 //! Each is tied to the first instruction after which the results differ, so that it hides nothing before it.
 
+mod amd;
 mod delivery;
 mod ring_0;
 mod tables;
@@ -238,6 +239,9 @@ impl<'a> Case<'a> {
         }
         if self.culprit.is_rewritten {
             return Some("a repetition has overwritten itself: the instruction that differs cannot be found");
+        }
+        if let Some(why) = self.amd() {
+            return Some(why);
         }
         if self.is(&STRING_IO) {
             return self.repetition();

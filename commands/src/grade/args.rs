@@ -179,7 +179,8 @@ impl GradeArgs {
             Subject::Course(_) | Subject::Merge => None,
         };
         let more = self.batch.more.iter().map(PathBuf::as_path);
-        exercise.into_iter().chain(self.parts().map(Path::new)).chain(more).collect()
+        let lists = self.batch.from.as_deref().into_iter().chain(self.batch.results.as_deref());
+        exercise.into_iter().chain(self.parts().map(Path::new)).chain(more).chain(lists).collect()
     }
 
     /// Returns true if the task of an image is graded.

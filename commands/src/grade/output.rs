@@ -191,7 +191,7 @@ impl Outputs {
         }
         match result {
             status::OK if grades.iter().any(|grade| grade.error.is_some()) => status::HOST_ERROR,
-            status::OK if !grades.is_empty() && grades.iter().all(Grade::is_full) => status::OK,
+            status::OK if grades.iter().all(Grade::is_full) => status::OK,
             status::OK => status::WRONG_RESULT,
             failed => failed,
         }

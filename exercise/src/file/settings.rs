@@ -199,7 +199,12 @@ fn cmdline(fields: &Fields, problems: &mut Vec<Problem>) -> Option<String> {
 fn initrd(fields: &Fields, folder: &Path, problems: &mut Vec<Problem>) -> Option<PathBuf> {
     let (name, at) = fields.text("initrd", problems)?;
     let failed = |error| Problem::new(at, format!("cannot use {} for initrd: {error}", printable_text(name)));
-    find_inside(folder, name).map_err(|error| problems.push(failed(error))).ok()
+    let found = find_inside(folder, name).map_err(&failed);
+    let found = found.and_then(|path| match path.is_file() {
+        true => Ok(path),
+        false => Err(failed(std::io::Error::other("it is not a regular file"))),
+    });
+    found.map_err(|problem| problems.push(problem)).ok()
 }
 
 /// The mode of a flat binary: a name, or the number of its bits.

@@ -113,6 +113,10 @@ fn grade(
     own: Option<Jail>,
     jail: JailArgs,
 ) -> Result<Vec<Task>, Error> {
+    if prepared.submission.symlink_metadata().is_err() {
+        let name = printable(prepared.submission);
+        return Err(Error::Config(format!("the submission {name} is no longer there")));
+    }
     // Up to here the process has read files of the teacher only, and from here on those of the student.
     // A VMM is another program, and has a jail of its own: this process could not start it from inside of one.
     let tasks = &prepared.exercise.tasks;

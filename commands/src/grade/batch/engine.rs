@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
+use vmm::Error;
 use vmm::host::interrupted;
 
 /// The time between two events.
@@ -36,8 +37,9 @@ pub fn run(
     let jobs = jobs.min(submissions.len());
     let inbox = Inbox { graded: Mutex::new((Vec::new(), jobs)), news: Condvar::new() };
     thread::scope(|scope| {
-        for _ in 0..jobs {
-            scope.spawn(|| {
+        let mut failed: Result<(), Failure> = Ok(());
+        for number in 0..jobs {
+            let started = thread::Builder::new().spawn_scoped(scope, || {
                 let _leaving = Leaving(&inbox);
                 while !interrupted() && !is_over.load(Ordering::Relaxed) {
                     let Some(submission) = submissions.get(next.fetch_add(1, Ordering::Relaxed)) else {
@@ -47,8 +49,14 @@ pub fn run(
                     inbox.put(|graded, _| graded.push((submission, grade)));
                 }
             });
+            // The threads that there are grade all submissions.
+            if let Err(source) = started {
+                inbox.put(|_, jobs| *jobs = jobs.saturating_sub(1));
+                if number == 0 {
+                    failed = Err(Error::Host { operation: "starting a thread", source }.into());
+                }
+            }
         }
-        let mut failed = Ok(());
         loop {
             let (graded, jobs) = inbox.take();
             let events = graded.into_iter().map(|(submission, grade)| Event::Done(submission, grade));

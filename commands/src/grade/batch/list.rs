@@ -52,7 +52,7 @@ impl Submissions {
             let what = format!("a batch has at most {MAX_SUBMISSIONS} submissions, not {}", paths.len());
             return Err(Error::Config(what));
         }
-        let names = distinct(paths.iter().map(|path| printable(path)).collect());
+        let names = distinct(paths.iter().map(|path| printable(path)).collect(), " ");
         let all = paths.into_iter().zip(&names).enumerate();
         let list: Vec<Submission> = all
             .filter(|(index, _)| shard.has(*index))
@@ -90,8 +90,8 @@ fn listed(file: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(trimmed.filter(|line| !line.is_empty()).map(|line| OsString::from_vec(line).into()).collect())
 }
 
-/// The same names, with a number after each that an earlier one has already.
-fn distinct(names: Vec<String>) -> Vec<String> {
+/// The same names, with a number behind `separator` after each that an earlier one has already.
+fn distinct(names: Vec<String>, separator: &str) -> Vec<String> {
     let sorted = sorted(&names);
     let is_taken = |name: &str| count(&sorted, name) > 0;
     // The places in the order of the names. Equal names stand in their order in the list.
@@ -108,7 +108,7 @@ fn distinct(names: Vec<String>) -> Vec<String> {
         let mut unique;
         loop {
             number = number.saturating_add(1);
-            unique = format!("{name} ({number})");
+            unique = format!("{name}{separator}({number})");
             if !is_taken(&unique) {
                 break;
             }
@@ -142,7 +142,7 @@ pub fn file_names(names: &[String]) -> Vec<String> {
     let lower = sorted(&lower);
     let is_shared = |name: &str| count(&lower, &last(name).to_lowercase()) > 1;
     let chosen = names.iter().map(|name| if is_shared(name) { file_name(name) } else { last(name) });
-    distinct(chosen.collect()).iter().map(|name| name.replace(' ', "_")).collect()
+    distinct(chosen.collect(), "_")
 }
 
 /// A name that is safe as the name of a file on every host.
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn equal_names_are_told_apart() {
-        let of = |names: &[&str]| distinct(texts(names));
+        let of = |names: &[&str]| distinct(texts(names), " ");
         assert_eq!(of(&["a", "b", "a", "a"]), ["a", "b", "a (2)", "a (3)"]);
         assert_eq!(of(&["a (2)", "a", "a"]), ["a (2)", "a", "a (3)"]);
         assert_eq!(of(&["a", "a", "a (2)"]), ["a", "a (3)", "a (2)"]);
@@ -179,6 +179,7 @@ mod tests {
         assert_eq!(of(&["a/sum", "b/sum", "b/x"]), ["a_sum", "b_sum", "x"]);
         assert_eq!(of(&["a/..", "..", "/", ".x"]), ["a_..", "submission", "_", "x"]);
         assert_eq!(of(&["x/a b\\n", "ANA", "y/ana", "ana"]), ["a_b_n", "ANA", "y_ana", "ana"]);
+        assert_eq!(of(&["x/a", "y/a", "x_a", "x_a_(2)"]), ["x_a", "y_a", "x_a_(3)", "x_a_(2)"]);
         let long = "é".repeat(300);
         assert!(of(&[&long]).iter().all(|name| name.len() <= MAX_FILE_NAME));
         let same = [long.as_str(), &long];

@@ -157,11 +157,21 @@ impl Batch {
             shard,
             program: env!("CARGO_PKG_VERSION").into(),
         };
+        let outputs = Outputs::open(arguments, &submissions.names)?;
         let mut graded = vec![None; header.submissions];
         match (content, &mut results) {
             (Some(content), _) => {
                 let path = batch.results.as_deref().map(printable).unwrap_or_default();
                 check_same(&content.header, &header, &path)?;
+                let mut of_names = content.grades.iter().zip(&submissions.names);
+                if let Some((Some(grade), name)) = of_names
+                    .find(|(grade, name)| grade.as_ref().is_some_and(|grade| grade.submission != **name))
+                {
+                    let found = printable_text(&grade.submission);
+                    let what =
+                        format!("the results file {path} has a grade of {found} in the place of {name}");
+                    return Err(Refused::Results(what));
+                }
                 graded = content.grades;
                 let is_error = |grade: &mut Grade| grade.error.is_some();
                 graded.iter_mut().for_each(|grade| drop(grade.take_if(is_error)));
@@ -169,7 +179,6 @@ impl Batch {
             (None, Some(results)) => results.begin(&header).map_err(host)?,
             (None, None) => {}
         }
-        let outputs = Outputs::open(arguments, &submissions.names)?;
         Ok(Self { submissions, header, results, graded, outputs })
     }
 

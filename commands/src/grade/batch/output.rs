@@ -8,6 +8,7 @@ use crate::status::{self, Failure};
 use crate::streams::{print_stderr, print_stdout};
 use grades::{Format, Grade, Stream};
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use vmm::Error;
 use vmm::host::printable;
@@ -108,7 +109,11 @@ impl Feedback {
         let place = self.folder.join(format!("{name}.txt"));
         let temporary = self.folder.join(format!(".{name}.{}.tmp", std::process::id()));
         let text = grades::feedback(grade, deadline_passed);
-        let written = fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, &place));
+        // Only a new file: another one of this name may be a link to elsewhere.
+        let _ = fs::remove_file(&temporary);
+        let made = fs::File::options().write(true).create_new(true).open(&temporary);
+        let written = made.and_then(|mut file| file.write_all(text.as_bytes()));
+        let written = written.and_then(|()| fs::rename(&temporary, &place));
         written.map_err(|source| {
             let _ = fs::remove_file(&temporary);
             Error::Host { operation: "writing a feedback file", source }

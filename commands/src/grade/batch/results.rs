@@ -7,6 +7,7 @@ use grades::{Grade, Options};
 use serde_json::{Value, json};
 use std::fs::{File, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use vmm::host::{printable, printable_text};
@@ -116,7 +117,9 @@ impl Content {
         let header = Header::parse(first).ok_or("is not a results file of this version of vmm grade")?;
         let mut grades = vec![None; header.submissions];
         for (number, line) in (2..).zip(lines) {
-            let record = parse_record(line).filter(|(index, _)| header.shard.has(*index));
+            let record = parse_record(line).filter(|(index, grade)| {
+                header.shard.has(*index) && grade.seed == header.seed && grade.exercise == header.exercise
+            });
             let place = record.and_then(|(index, grade)| Some((grades.get_mut(index)?, grade)));
             let (place, grade) = place.ok_or_else(|| format!("has a wrong line {number}"))?;
             if let Some(Grade { error: None, submission, .. }) = place.replace(grade) {
@@ -133,13 +136,29 @@ impl Content {
     pub fn open(path: &Path) -> Result<Self, String> {
         let name = printable(path);
         let mut bytes = Vec::new();
-        let read = File::open(path).and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes));
-        read.map_err(|error| format!("cannot read {name}: {error}"))?;
+        // A pipe without a writer would block.
+        let opened = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+        let mut file = opened.map_err(|error| format!("cannot read {name}: {error}"))?;
+        check(&file, &name)?;
+        file.read_to_end(&mut bytes).map_err(|error| format!("cannot read {name}: {error}"))?;
         match Self::parse(&bytes) {
             Ok(Some(content)) => Ok(content),
             Ok(None) => Err(format!("{name} has no whole line: grade that shard again")),
             Err(what) => Err(format!("{name} {what}")),
         }
+    }
+}
+
+/// Checks that a file can be a results file.
+///
+/// # Errors
+/// It is not a regular file, or is too large.
+fn check(file: &File, name: &str) -> Result<(), String> {
+    let data = file.metadata().map_err(|error| format!("cannot read {name}: {error}"))?;
+    match data.is_file() {
+        false => Err(format!("the results file {name} is not a regular file: give another name")),
+        true if data.len() > MAX_FILE => Err(format!("the results file {name} is larger than 1 GiB")),
+        true => Ok(()),
     }
 }
 
@@ -172,9 +191,7 @@ impl Results {
         let name = printable(path);
         let failed = |error: io::Error| format!("cannot open the results file {name}: {error}");
         let mut file = File::options().read(true).append(true).create(true).open(path).map_err(failed)?;
-        if !file.metadata().map_err(failed)?.is_file() {
-            return Err(format!("the results file {name} is not a regular file: give another name"));
-        }
+        check(&file, &name)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(format!("another batch is writing {name}")),
@@ -182,7 +199,7 @@ impl Results {
             Err(TryLockError::Error(error)) => log::warn!("cannot lock {name}: {error}"),
         }
         let mut bytes = Vec::new();
-        (&mut file).take(MAX_FILE).read_to_end(&mut bytes).map_err(failed)?;
+        file.read_to_end(&mut bytes).map_err(failed)?;
         if !bytes.is_empty() && !resume {
             return Err(format!(
                 "the results file {name} exists: go on with it with --resume, or give another name"
@@ -253,7 +270,7 @@ mod tests {
         Grade {
             submission: name.into(),
             exercise: "e".into(),
-            seed: 3,
+            seed: header().seed,
             error: error.map(Into::into),
             tasks: Vec::new(),
             milliseconds: 4,
@@ -289,7 +306,8 @@ mod tests {
         assert!(of(&header().line().replace("\"1/1\"", "\"auto\"")).contains("this version"));
         let two = lines(&[(0, grade("a", None)), (1, grade("b", None))]);
         assert_eq!(of(&two.replace("\"index\":1", "\"index\":4")), "has a wrong line 3");
-        assert_eq!(of(&two.replace("\"seed\":3", "\"seed\":-3")), "has a wrong line 2");
+        let of_another_batch = Grade { seed: 3, ..grade("b", None) };
+        assert_eq!(of(&lines(&[(0, grade("a", None)), (1, of_another_batch)])), "has a wrong line 3");
         assert_eq!(of(&two.replace("\"index\":1", "\"index\":0")), "has two grades of a");
         assert_eq!(of(&format!("{two}\n{two}")), "has a wrong line 4");
     }
