@@ -220,6 +220,8 @@ fn secrets() {
         ["sparse", &format!("{folder}/sparse")],
         ["mode", secret.as_str()],
         ["times", secret.as_str()],
+        ["key", ""],
+        ["vsock", ""],
     ] {
         forbidden(&words);
     }

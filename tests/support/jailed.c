@@ -2,7 +2,7 @@
  * A program that tries one thing that the jail forbids: gcc -o jailed jailed.c
  *
  *   jailed read FILE | list FOLDER | write FILE | connect PORT | send PORT | kill PID | bomb | fill FOLDER | sparse FILE |
- *          memory | ptrace PID | node FILE | daemon | kvm | mode FILE | times FILE
+ *          memory | ptrace PID | node FILE | daemon | kvm | mode FILE | times FILE | key | vsock
  *
  * It prints "done" if it succeeds, and otherwise the error. `bomb` prints the number of its children, and `fill` the MiB.
  */
@@ -19,6 +19,7 @@
 #include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
@@ -104,6 +105,10 @@ int main(int count, char **words)
 		return done(mmap(0, 20l << 30, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) != MAP_FAILED);
 	if (!strcmp(action, "node"))
 		return done(!mknod(word, S_IFBLK | 0600, makedev(254, 0)));
+	if (!strcmp(action, "key"))
+		return done(syscall(SYS_add_key, "user", "vmm-test", "x", 1, -4) >= 0);
+	if (!strcmp(action, "vsock"))
+		return done(socket(AF_VSOCK, SOCK_STREAM, 0) >= 0);
 	if (!strcmp(action, "mode"))
 		return done(!chmod(word, 0600));
 	if (!strcmp(action, "times"))

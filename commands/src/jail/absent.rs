@@ -72,6 +72,11 @@ impl JailArgs {
         Some(format!("--jail={}", value.get_name()).into())
     }
 
+    /// The same: there is no jail that a folder could matter for.
+    pub fn in_folder(self, _is_shared: bool) -> Self {
+        self
+    }
+
     /// The jail, if there is to be one.
     pub fn prepare(self, is_default: bool) -> Option<Jail> {
         match self.jail {

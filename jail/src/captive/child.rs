@@ -3,6 +3,7 @@
 
 use super::{MEMORY, Missing, PROCESSES};
 use crate::captive::DISK;
+use crate::captive::calls::FILTER;
 use crate::files::Use;
 use crate::limits;
 use std::ffi::{CStr, CString};
@@ -74,6 +75,7 @@ impl Child {
         // SAFETY: the call takes no memory.
         unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
         lacks(Missing::Files, !self.restrict_files());
+        lacks(Missing::Calls, !restrict_calls());
         let bytes = missing.to_ne_bytes();
         if let Some(report) = self.report {
             // SAFETY: the bytes have this size.
@@ -145,6 +147,14 @@ impl Child {
             }
         }
     }
+}
+
+/// Installs the filter of system calls.
+fn restrict_calls() -> bool {
+    let len = u16::try_from(FILTER.len()).unwrap_or(0);
+    let program = libc::sock_fprog { len, filter: FILTER.as_ptr().cast_mut() };
+    // SAFETY: the kernel reads the filter during the call, and does not change it.
+    unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) == 0 }
 }
 
 /// Makes the file system at a path read-only with all below it, or makes it alone writable again.

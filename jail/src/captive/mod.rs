@@ -2,6 +2,7 @@
 //!
 //! The parent prepares what needs memory ([`Captive`]). After the fork, the child only makes system calls ([`Child`]).
 
+mod calls;
 mod child;
 
 pub use child::Child;
@@ -64,10 +65,13 @@ pub enum Missing {
     Limits = 8,
     /// A PID namespace.
     Processes = 16,
+    /// A seccomp filter.
+    Calls = 32,
 }
 
 impl Missing {
-    const ALL: [Self; 5] = [Self::Files, Self::Network, Self::Scratch, Self::Limits, Self::Processes];
+    const ALL: [Self; 6] =
+        [Self::Files, Self::Network, Self::Scratch, Self::Limits, Self::Processes, Self::Calls];
 
     /// The consequence, as a sentence without a point.
     pub fn text(self) -> &'static str {
@@ -83,6 +87,9 @@ impl Missing {
             }
             Self::Limits => "the limits of the program could not be set",
             Self::Processes => "this system permits no PID namespace, so the program sees other processes",
+            Self::Calls => {
+                "this kernel has no seccomp filters, so the program can use keyrings and all families of sockets"
+            }
         }
     }
 }
