@@ -21,6 +21,8 @@ const COMPARISONS: [Mnemonic; 8] = [
     Mnemonic::Scasd,
     Mnemonic::Scasq,
 ];
+/// MXCSR.MM.
+const MISALIGNED: u32 = 1 << 17;
 /// The operand-size prefix, and the address-size prefix.
 const OPERAND_SIZE: [u8; 1] = [0x66];
 const ADDRESS_SIZE: [u8; 1] = [0x67];
@@ -54,6 +56,8 @@ impl Case<'_> {
             "AMD does not set RFLAGS.RF for a single step in a repetition"
         } else if self.kvm == Some(17) && (self.soft == Some(13) || self.is(&UNALIGNED)) {
             "AMD checks the alignment of an operand before its other rules, also that of MOVUPS"
+        } else if self.mnemonic == Mnemonic::Ldmxcsr && self.culprit.kvm.state.mxcsr & MISALIGNED != 0 {
+            "AMD's MXCSR has a bit for misaligned operands"
         } else if self.is(&ROTATIONS) {
             "a rotation through carry by more than 1 leaves OF undefined"
         } else {
