@@ -137,7 +137,8 @@ fn read(text: &str, must_be_right: bool, output: &[u8], seed: u64) -> Option<Exe
         assert_eq!(values, task.values(seed), "the same seed gives the same values");
         assert!(task.worth(task.points).hundredths() <= u64::from(task.points) * 10_000);
         // A value of another seed may be too large for its place.
-        let _ = (task.input(&values), task.registers(&values), task.args(&values));
+        let _ = (task.input(&values), task.registers(&values), task.args(&values, None));
+        let _ = task.image.as_ref().map(|image| image.filled(&values));
         for check in &task.checks {
             let Ok(conditions) = check.expectations(&values) else { continue };
             let facts = facts(output);

@@ -3,7 +3,7 @@
 use super::fields::Fields;
 use super::settings::{Kind, address};
 use super::task::read;
-use crate::expect::{ExitLimit, Expectation, Forbidden, MAX_OUTPUT, MemoryCheck, Output};
+use crate::expect::{ExitLimit, Expectation, Forbidden, MAX_OUTPUT, MemoryCheck, Output, SetupLine};
 use crate::template::{Values, fill};
 use crate::toml::{Problem, Table};
 use grades::Visibility;
@@ -11,7 +11,7 @@ use std::path::Path;
 use vmm::exit::Reason;
 
 /// The keys of a check.
-pub const KEYS: [&str; 13] = [
+pub const KEYS: [&str; 14] = [
     "name",
     "points",
     "visibility",
@@ -23,6 +23,7 @@ pub const KEYS: [&str; 13] = [
     "exits",
     "memory",
     "forbid",
+    "setup",
     "time",
     "step",
 ];
@@ -121,9 +122,10 @@ impl CheckSpec {
         let mut conditions = texts(&fields, task.folder, problems);
         conditions.extend(memory(&fields, problems));
         conditions.extend(forbidden(&fields, task.kind, problems));
+        conditions.extend(setup(&fields, problems));
         let time = time(&fields, task, problems);
         if conditions.is_empty() && time.is_none() && step.is_none() && problems.len() == before {
-            let message = "a check needs a condition: output, output_file, contains, matches, expect, exits, memory, forbid or time";
+            let message = "a check needs a condition: output, output_file, contains, matches, expect, exits, memory, forbid, setup or time";
             problems.push(Problem::new(at, message));
         }
         for (condition, at) in &conditions {
@@ -203,6 +205,9 @@ fn texts(fields: &Fields, folder: &Path, problems: &mut Vec<Problem>) -> Vec<(Co
 /// It cannot.
 fn suits(condition: &Expectation, kind: Kind) -> Result<(), String> {
     let lacking = match condition {
+        Expectation::Setup(_) if kind != Kind::Vmm => {
+            return Err("setup is about the calls of a VMM: it needs kind = \"vmm\"".into());
+        }
         _ if kind != Kind::Vmm => return Ok(()),
         Expectation::Modes(_) => "the mode of each exit is not seen",
         Expectation::Simvirtio(_) => "the state of its devices is not seen",
@@ -220,6 +225,18 @@ fn forbidden(fields: &Fields, kind: Kind, problems: &mut Vec<Problem>) -> Vec<(C
     for (name, at) in fields.texts("forbid", problems) {
         match Forbidden::parse(name, kind == Kind::Vmm) {
             Ok(feature) => found.push((Condition::Fixed(Expectation::Forbidden(feature)), at)),
+            Err(error) => problems.push(Problem::new(at, error)),
+        }
+    }
+    found
+}
+
+/// The calls that a VMM must make: `setup = "slot 0: 0x0 to 0xffff"`.
+fn setup(fields: &Fields, problems: &mut Vec<Problem>) -> Vec<(Condition, usize)> {
+    let mut found = Vec::new();
+    for (pattern, at) in fields.texts("setup", problems) {
+        match SetupLine::parse(pattern) {
+            Ok(line) => found.push((Condition::Fixed(Expectation::Setup(line)), at)),
             Err(error) => problems.push(Problem::new(at, error)),
         }
     }

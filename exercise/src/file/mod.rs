@@ -3,11 +3,13 @@
 mod check;
 mod deadline;
 mod fields;
+mod guest_image;
 mod random;
 mod settings;
 mod task;
 
 pub use check::{CheckSpec, TimeLimit};
+pub use guest_image::GuestImage;
 pub use settings::{Kind, Settings};
 pub use task::{Input, Task};
 

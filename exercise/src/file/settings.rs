@@ -31,8 +31,11 @@ const KINDS: [(&str, Kind); 3] = [("image", Kind::Image), ("linux", Kind::Linux)
 
 /// The keys that do not suit a kind.
 const UNSUITED: [(Kind, &[&str]); 3] = [
-    (Kind::Image, &["cmdline", "initrd", "args"]),
-    (Kind::Linux, &["mode", "address", "machine", "transport", "args", "input_at", "registers"]),
+    (Kind::Image, &["cmdline", "initrd", "args", "image", "image_text"]),
+    (
+        Kind::Linux,
+        &["mode", "address", "machine", "transport", "args", "input_at", "registers", "image", "image_text"],
+    ),
     (
         Kind::Vmm,
         &[
