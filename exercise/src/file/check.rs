@@ -4,10 +4,10 @@ use super::fields::Fields;
 use super::settings::{Kind, address};
 use super::task::read;
 use crate::expect::{ExitLimit, Expectation, Forbidden, MAX_OUTPUT, MemoryCheck, Output, SetupLine};
+use crate::read::Files;
 use crate::template::{Values, fill};
 use crate::toml::{Problem, Table};
 use grades::Visibility;
-use std::path::Path;
 use vmm::exit::Reason;
 
 /// The keys of a check.
@@ -83,8 +83,8 @@ pub struct Context<'a> {
     pub points: u64,
     /// True if the task has a helper.
     pub has_helper: bool,
-    /// The folder of the files.
-    pub folder: &'a Path,
+    /// The files that it names.
+    pub files: Files<'a>,
     /// Any values with the task's names.
     pub values: &'a Values,
 }
@@ -119,7 +119,7 @@ impl CheckSpec {
             problems.push(Problem::new(at, "step names a part of the task's helper, and the task has none"));
         }
         let before = problems.len();
-        let mut conditions = texts(&fields, task.folder, problems);
+        let mut conditions = texts(&fields, task.files, problems);
         conditions.extend(memory(&fields, problems));
         conditions.extend(forbidden(&fields, task.kind, problems));
         conditions.extend(setup(&fields, problems));
@@ -168,13 +168,13 @@ impl CheckSpec {
 }
 
 /// The conditions that are texts, and their places.
-fn texts(fields: &Fields, folder: &Path, problems: &mut Vec<Problem>) -> Vec<(Condition, usize)> {
+fn texts(fields: &Fields, files: Files, problems: &mut Vec<Problem>) -> Vec<(Condition, usize)> {
     let mut found = Vec::new();
     if let Some((text, at)) = fields.text("output", problems) {
         found.push((Condition::Output(text.into()), at));
     }
     if let Some((file, at)) = fields.text("output_file", problems)
-        && let Some(bytes) = read(file, at, "output_file", MAX_OUTPUT, folder, problems)
+        && let Some(bytes) = read(file, at, "output_file", MAX_OUTPUT, files, problems)
     {
         match Output::exactly(bytes, format!("that of {file}")) {
             Ok(output) => found.push((Condition::Fixed(Expectation::Output(output)), at)),
@@ -256,7 +256,7 @@ fn time(fields: &Fields, task: Context, problems: &mut Vec<Problem>) -> Option<T
         problems.push(Problem::new(at, message));
     }
     let (name, name_at) = fields.text("reference", problems)?;
-    let reference = read(name, name_at, "reference", MAX_REFERENCE, task.folder, problems)?;
+    let reference = read(name, name_at, "reference", MAX_REFERENCE, task.files, problems)?;
     let at_most = fields.hundredths("at_most", 100, MAX_TIMES, problems)?;
     Some(TimeLimit { name: name.into(), reference, at_most, at })
 }

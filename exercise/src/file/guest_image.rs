@@ -2,9 +2,9 @@
 
 use super::fields::Fields;
 use super::task::read;
+use crate::read::Files;
 use crate::template::{Value, Values, fill};
 use crate::toml::Problem;
-use std::path::Path;
 
 /// The name of the expression for the path of the image.
 pub const NAME: &str = "image";
@@ -21,13 +21,13 @@ pub struct GuestImage {
 
 impl GuestImage {
     /// Reads the keys `image` and `image_text`.
-    pub(super) fn read(fields: &Fields, folder: &Path, problems: &mut Vec<Problem>) -> Option<Self> {
+    pub(super) fn read(fields: &Fields, files: Files, problems: &mut Vec<Problem>) -> Option<Self> {
         let text = fields.text("image_text", problems);
         let Some((name, at)) = fields.text("image", problems) else {
             problems.extend(text.map(|(_, at)| Problem::new(at, "image_text needs an image")));
             return None;
         };
-        let bytes = read(name, at, "image", MAX_IMAGE, folder, problems)?;
+        let bytes = read(name, at, "image", MAX_IMAGE, files, problems)?;
         Some(Self { bytes, text: text.map(|(text, _)| text.into()) })
     }
 

@@ -5,11 +5,10 @@ use super::fields::Fields;
 use super::guest_image::{self, GuestImage};
 use super::random;
 use super::settings::{Kind, Settings, address};
-use crate::read::{find_inside, is_inside, read_file};
+use crate::read::{Files, is_inside};
 use crate::template::{Range, Values, draw, fill};
 use crate::toml::{Problem, Table, Value};
 use grades::Points;
-use std::path::Path;
 use vmm::host::printable_text;
 use vmm::x86::InitialValue;
 
@@ -92,7 +91,7 @@ impl Task {
         table: &Table,
         at: usize,
         defaults: &Settings,
-        folder: &Path,
+        files: Files,
         problems: &mut Vec<Problem>,
     ) -> Option<Self> {
         let keys: Vec<&str> = OWN_KEYS.into_iter().chain(super::RUN_KEYS).collect();
@@ -114,10 +113,10 @@ impl Task {
             points: points.unwrap_or(0),
             weight: fields.hundredths("weight", WEIGHTS.0, WEIGHTS.1, problems).unwrap_or(ONE),
             file: file.map_or("", |(file, _)| file).into(),
-            settings: defaults.clone().with(&fields, folder, problems),
-            input: input(&fields, folder, problems),
+            settings: defaults.clone().with(&fields, files, problems),
+            input: input(&fields, files, problems),
             input_at: address(&fields, "input_at", problems),
-            image: GuestImage::read(&fields, folder, problems),
+            image: GuestImage::read(&fields, files, problems),
             registers: Vec::new(),
             random: random::read(&fields, problems),
             helper,
@@ -137,7 +136,7 @@ impl Task {
             // If the points of the task are wrong, those of its checks are not compared with them.
             points: points.map_or(MAX_POINTS, u64::from),
             has_helper: task.helper.is_some(),
-            folder,
+            files,
             values: &values,
         };
         for (table, at) in checks.into_iter().take(MAX_CHECKS) {
@@ -236,13 +235,13 @@ impl Task {
     }
 }
 
-fn input(fields: &Fields, folder: &Path, problems: &mut Vec<Problem>) -> Option<Input> {
+fn input(fields: &Fields, files: Files, problems: &mut Vec<Problem>) -> Option<Input> {
     let text = fields.text("input", problems).map(|(text, _)| Input::Text(text.into()));
     let file = fields.text("input_file", problems);
     if let (Some(_), Some((_, at))) = (&text, file) {
         problems.push(Problem::new(at, "input and input_file are two inputs: give one of them"));
     }
-    let bytes = file.and_then(|(file, at)| read(file, at, "input_file", MAX_INPUT, folder, problems));
+    let bytes = file.and_then(|(file, at)| read(file, at, "input_file", MAX_INPUT, files, problems));
     text.or(bytes.map(Input::Bytes))
 }
 
@@ -252,10 +251,10 @@ pub(super) fn read(
     at: usize,
     key: &str,
     limit: usize,
-    folder: &Path,
+    files: Files,
     problems: &mut Vec<Problem>,
 ) -> Option<Vec<u8>> {
-    let read = find_inside(folder, file).and_then(|path| read_file(&path, limit));
+    let read = files.read(file, limit);
     let failed = |error| Problem::new(at, format!("cannot read {} for {key}: {error}", printable_text(file)));
     read.map_err(|error| problems.push(failed(error))).ok()
 }
