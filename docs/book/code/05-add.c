@@ -1,3 +1,4 @@
+/* ANCHOR: all */
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <stdint.h>
@@ -71,3 +72,4 @@ int main(void)
 	/* ANCHOR_END: run */
 	return 0;
 }
+/* ANCHOR_END: all */

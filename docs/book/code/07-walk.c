@@ -1,3 +1,4 @@
+/* ANCHOR: all */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -54,3 +55,4 @@ int main(int argc, char **argv)
 	}
 	return 0;
 }
+/* ANCHOR_END: all */

@@ -1,7 +1,7 @@
+/* A guest to try your VMM with: it prints a text that stands behind its code. */
 	.intel_syntax noprefix
 	.code16
-	.globl	_start
-_start:
+start:
 	mov	si, offset text         /* SI is the address of the next byte */
 next:
 	mov	al, [si]
