@@ -14,8 +14,11 @@ start:
     mov byte [es:edi], 0x5a
     movzx eax, byte [0x1c0000]
     mov [0x40c], eax
-    push dword 0x600df00d               ; the stack: SS and ESP
-    pop dword [0x410]
+    mov ebx, esp                        ; the stack: a 16-bit SS would use the lower half of ESP only
+    push dword 0x600df00d
+    mov eax, [ebx - 4]
+    mov [0x410], eax
+    pop eax
     mov esi, text
 .byte:
     lodsb
