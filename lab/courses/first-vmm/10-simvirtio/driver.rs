@@ -82,8 +82,8 @@ fn wait_for(status: u8) {
 }
 
 /// The file begins with this function, because the processor begins with the first byte of the file.
-#[unsafe(no_mangle)]
-#[unsafe(link_section = ".text.start")]
+#[no_mangle]
+#[link_section = ".text.start"]
 extern "C" fn _start() -> ! {
     if load::<u32>(WINDOW) != MAGIC {
         halt();

@@ -113,17 +113,22 @@ static void make_page_tables(void)
 		tables[2 * 512 + i] = i << 21 | 0x83;
 }
 
+/* Chapter 7: a segment of 64-bit mode. Type 11 is code, and 3 is data. */
+static struct kvm_segment segment(uint16_t selector, uint8_t type)
+{
+	return (struct kvm_segment){ .selector = selector, .type = type, .present = 1, .s = 1, .g = 1, .limit = 0xffffffff };
+}
+
 /* Chapter 7: lets the vCPU start in long mode at ENTRY. */
 static void set_long_mode(void)
 {
-	struct kvm_segment code = { .limit = 0xffffffff, .selector = 8, .type = 11, .present = 1, .s = 1, .l = 1, .g = 1 };
-	struct kvm_segment data = { .limit = 0xffffffff, .selector = 16, .type = 3, .present = 1, .s = 1, .g = 1 };
 	struct kvm_regs regs = { .rip = ENTRY, .rsp = TABLES, .rflags = 2 };
 	struct kvm_sregs sregs;
 
 	check(ioctl(vcpu, KVM_GET_SREGS, &sregs), "KVM_GET_SREGS");
-	sregs.cs = code;
-	sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data;
+	sregs.cs = segment(8, 11);
+	sregs.cs.l = 1;
+	sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = segment(16, 3);
 	sregs.cr3 = TABLES;
 	sregs.cr4 |= 0x20;		/* PAE */
 	sregs.efer |= 0x500;		/* LME, LMA */
