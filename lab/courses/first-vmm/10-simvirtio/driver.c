@@ -1,8 +1,10 @@
 /*
- * Chapter 10: a SIMVIRTIO driver. It sends the text at 0x500, which ends with a zero byte.
+ * Chapter 10: a SIMVIRTIO driver. It sends the text at 0x20000, which ends with a zero byte. If there is none, it sends
+ * a text of its own.
  *
  *   make 10-simvirtio
- *   vmm run 10-simvirtio/driver.bin@0x1000:long
+ *   vmm 10-simvirtio/driver.bin@0x1000:64          the driver with the device of `vmm`
+ *   10-simvirtio/vmm 10-simvirtio/driver.bin       the driver with your device
  *
  * It runs without a C library and without an operating system, in 64-bit mode. The program starts in _start.
  */
@@ -21,7 +23,7 @@ struct __attribute__((packed, aligned(8))) window {
 
 #define WINDOW ((volatile struct window *)0x100000)
 #define TX_BUFFER ((volatile uint8_t *)0x11000)
-#define TEXT ((volatile const uint8_t *)0x500)
+#define TEXT ((const char *)0x20000)
 
 /* Ends the run: the processor halts. */
 static void __attribute__((noreturn)) halt(void)
@@ -65,16 +67,18 @@ static void wait_for(uint8_t status)
 /* The file begins with this function, because the processor begins with the first byte of the file. */
 void __attribute__((noreturn, section(".text.start"))) _start(void)
 {
+	const char *text = TEXT[0] ? TEXT : "Hello from the driver\n";
+
 	if (WINDOW->magic != MAGIC)
 		halt();
 	//{
 	//= /*
 	//=  * TODO 3: the handshake. Send 'R' and wait for DEVICE_RESET. Store DRIVER_ACK in driver_status, send 'C' and wait for
-	//=  * DEVICE_CONFIG. Store DRIVER_OK and wait for DEVICE_READY. Then send the bytes of TEXT up to the zero byte.
+	//=  * DEVICE_CONFIG. Store DRIVER_OK and wait for DEVICE_READY. Then send the bytes of `text` up to the zero byte.
 	//=  */
 	//= push('R');
 	//= wait_for(DEVICE_RESET);
-	//= (void)TEXT;
+	//= (void)text;
 	push('R');
 	wait_for(DEVICE_RESET);
 	WINDOW->driver_status = DRIVER_ACK;
@@ -82,8 +86,8 @@ void __attribute__((noreturn, section(".text.start"))) _start(void)
 	wait_for(DEVICE_CONFIG);
 	WINDOW->driver_status = DRIVER_OK;
 	wait_for(DEVICE_READY);
-	for (volatile const uint8_t *next = TEXT; *next; ++next)
-		push(*next);
+	while (*text)
+		push(*text++);
 	//}
 	halt();
 }

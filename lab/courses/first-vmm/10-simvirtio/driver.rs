@@ -1,8 +1,10 @@
-//! Chapter 10: a SIMVIRTIO driver. It sends the text at 0x500, which ends with a zero byte.
+//! Chapter 10: a SIMVIRTIO driver. It sends the text at 0x20000, which ends with a zero byte. If there is none, it sends a
+//! text of its own.
 //!
 //! ```text
 //! make 10-simvirtio
-//! vmm run 10-simvirtio/driver.bin@0x1000:long
+//! vmm 10-simvirtio/driver.bin@0x1000:64          the driver with the device of `vmm`
+//! 10-simvirtio/vmm 10-simvirtio/driver.bin       the driver with your device
 //! ```
 //!
 //! It runs without the standard library and without an operating system, in 64-bit mode. The program starts in `_start`.
@@ -29,7 +31,7 @@ const DRIVER_STATUS: usize = WINDOW + 7;
 const TX_HEAD: usize = WINDOW + 0x10;
 const TX_TAIL: usize = WINDOW + 0x14;
 const TX_BUFFER: usize = 0x1_1000;
-const TEXT: usize = 0x500;
+const TEXT: usize = 0x2_0000;
 
 /// Loads a value. The load happens each time, and in this order: the device changes the fields.
 fn load<T: Copy>(address: usize) -> T {
@@ -85,14 +87,19 @@ fn wait_for(status: u8) {
 #[no_mangle]
 #[link_section = ".text.start"]
 extern "C" fn _start() -> ! {
+    let own_text = b"Hello from the driver\n\0";
+    let mut text = if load::<u8>(TEXT) == 0 { own_text.as_ptr() as usize } else { TEXT };
     if load::<u32>(WINDOW) != MAGIC {
         halt();
     }
     //{
     //= // TODO 3: the handshake. Send b'R' and wait for DEVICE_RESET. Store DRIVER_ACK at DRIVER_STATUS, send b'C' and wait for
-    //= // DEVICE_CONFIG. Store DRIVER_OK and wait for DEVICE_READY. Then send the bytes from TEXT on, up to the zero byte.
+    //= // DEVICE_CONFIG. Store DRIVER_OK and wait for DEVICE_READY. Then send the bytes from the address `text` on, up to the
+    //= // zero byte.
     //= push(b'R');
     //= wait_for(DEVICE_RESET);
+    //= text += 1;
+    //= let _ = text;
     push(b'R');
     wait_for(DEVICE_RESET);
     store(DRIVER_STATUS, DRIVER_ACK);
@@ -100,10 +107,9 @@ extern "C" fn _start() -> ! {
     wait_for(DEVICE_CONFIG);
     store(DRIVER_STATUS, DRIVER_OK);
     wait_for(DEVICE_READY);
-    let mut next = TEXT;
-    while load::<u8>(next) != 0 {
-        push(load(next));
-        next += 1;
+    while load::<u8>(text) != 0 {
+        push(load(text));
+        text += 1;
     }
     //}
     halt()
