@@ -159,7 +159,7 @@ static void create_device(void)
 	//{
 	//= /*
 	//=  * TODO 1: this window is memory of the program, and the guest cannot reach it. Make it memory of the guest: one page
-	//=  * at WINDOW, in slot 1 (add_memory). Then an access is no exit.
+	//=  * at WINDOW, in slot 1 (add_memory). Then an access makes no exit.
 	//=  */
 	//= window = map(PAGE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
 	window = add_memory(1, WINDOW, PAGE);

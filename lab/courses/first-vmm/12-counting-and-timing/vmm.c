@@ -185,7 +185,7 @@ static int run_guest(void)
 {
 	//{
 	//= /*
-	//=  * TODO 2: below, count the exits in `counts`, by run->exit_reason. A return of KVM_RUN with EINTR is no exit.
+	//=  * TODO 2: below, count the exits in `counts`, by run->exit_reason. A return of KVM_RUN with EINTR does not count.
 	//=  * TODO 3: below, add the time in KVM_RUN to in_kvm, with that of calls which ended with EINTR. Add the time from a return
 	//=  * of KVM_RUN to the next call, or to the end, to in_vmm.
 	//=  */

@@ -217,7 +217,7 @@ impl Machine {
         let origin = Instant::now();
         //{
         //= // TODO 2: below, count the exits in report.counts, by self.exit().exit_reason. A return of KVM_RUN with an
-        //= // error, such as ErrorKind::Interrupted, is no exit.
+        //= // error, such as ErrorKind::Interrupted, does not count.
         //= // TODO 3: below, add the time in KVM_RUN to report.in_kvm, with that of calls which were interrupted. Add the
         //= // time from a return of KVM_RUN to the next call, or to the end, to report.in_vmm.
         //= let _ = (now(origin), &report);
