@@ -15,7 +15,7 @@ mod student;
 mod student_args;
 mod target;
 
-use crate::jail::{Jail, Rights};
+use crate::jail::{Jail, JailArgs, Rights};
 use crate::processor::VcpuArg;
 use crate::status::{self, Failure, HasStatus};
 use crate::streams::{print_stderr, report_error};
@@ -23,15 +23,21 @@ use crate::summary::ending;
 use crate::target::{RunTarget, is_unreadable};
 pub use args::GradeArgs;
 use args::{Course, Settings, Subject};
+pub(crate) use batch::{has_ended, kill_group};
 use grades::Grade;
 use guest::{End, GUESTS};
 use output::Outputs;
 use points::{Evidence, Task, wrong};
 use run::Run;
 use std::io;
-use std::time::Instant;
+use std::path::Path;
+use std::time::{Duration, Instant};
 use vmm::Error;
+use vmm::device::Layout;
 use vmm::machine::Processor;
+
+/// The time limit of the built-in guest that checks the host.
+const HOST_CHECK: Duration = Duration::from_secs(10);
 
 /// Grades and prints the result. Returns the exit status.
 pub fn main(arguments: &GradeArgs) -> u8 {
@@ -113,6 +119,27 @@ fn tasks(
             remark: String::new(),
         },
     })
+}
+
+/// Grades a folder for an exercise in this process. The same seed gives the same points.
+///
+/// # Errors
+/// The host failed, or the exercise does not suit its own machine.
+pub(crate) fn grade_folder(
+    exercise: &::exercise::Exercise,
+    folder: &Path,
+    seed: u64,
+    processor: Option<Processor>,
+    jail: JailArgs,
+) -> Result<Vec<grades::Task>, Error> {
+    let settings = Settings {
+        processor,
+        layout: Layout::default(),
+        timeout: Some(HOST_CHECK),
+        wall: Some(HOST_CHECK.saturating_mul(6)),
+    };
+    check_host(settings)?;
+    exercise::grade(exercise, folder, seed, settings, jail)
 }
 
 /// Prints an error. A host that fails gives no grade. Returns the exit status.
