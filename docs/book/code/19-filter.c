@@ -1,3 +1,4 @@
+// ANCHOR: all
 // A VMM that gives up its rights before the guest runs: ./19-filter [attack]
 //
 // With "attack" it behaves as if the guest had taken it over: it tries to open a file.
@@ -102,3 +103,4 @@ int main(int argc, char **argv)
 	_exit(0);
 	// ANCHOR_END: run
 }
+// ANCHOR_END: all

@@ -1,3 +1,4 @@
+// ANCHOR: all
 // A double fetch: a thread plays the guest, and changes a length between the check and the use of the VMM.
 #include <pthread.h>
 #include <sched.h>
@@ -43,3 +44,4 @@ int main(void)
 	pthread_join(thread, NULL);
 	return 0;
 }
+// ANCHOR_END: all
