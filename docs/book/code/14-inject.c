@@ -1,3 +1,4 @@
+// ANCHOR: all
 // Wakes a guest from HLT with three interrupts: ./14-inject 14-wait.bin
 #include "14-machine.h"
 
@@ -25,3 +26,4 @@ int main(int argc, char **argv)
 	}
 	// ANCHOR_END: loop
 }
+// ANCHOR_END: all

@@ -1,3 +1,4 @@
+// ANCHOR: all
 // Interrupts through KVM's own interrupt controllers: ./14-irqchip 14-pic.bin
 #include "14-machine.h"
 
@@ -35,3 +36,4 @@ int main(int argc, char **argv)
 	}
 	// ANCHOR_END: loop
 }
+// ANCHOR_END: all

@@ -1,3 +1,4 @@
+// ANCHOR: all
 // The machine of chapter 14: 1 MiB of memory, a vCPU in real mode, and a flat file at 0x1000.
 #include <fcntl.h>
 #include <linux/kvm.h>
@@ -62,3 +63,4 @@ static uint8_t byte(void)
 {
 	return ((uint8_t *)run)[run->io.data_offset];
 }
+// ANCHOR_END: all

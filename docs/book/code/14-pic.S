@@ -1,3 +1,4 @@
+// ANCHOR: all
 .intel_syntax noprefix
 .code16
 .globl _start
@@ -36,3 +37,4 @@ handler:
     mov al, 0x20
     out 0x20, al
     iret
+// ANCHOR_END: all

@@ -1,3 +1,4 @@
+// ANCHOR: all
 // Prints the setup header of a Linux kernel: ./15-header BZIMAGE
 #include <asm/bootparam.h>
 #include <stdio.h>
@@ -26,3 +27,4 @@ int main(int argc, char **argv)
 	// ANCHOR_END: header
 	return 0;
 }
+// ANCHOR_END: all

@@ -1,3 +1,4 @@
+// ANCHOR: all
 // A kernel of a few lines in the form of a bzImage. It prints a line to COM1, and resets the machine.
 .intel_syntax noprefix
 .code64
@@ -51,3 +52,4 @@ end:
 text:
     .asciz "Hello from a kernel of 40 lines\n"
 .org 0x680
+// ANCHOR_END: all

@@ -1,3 +1,4 @@
+// ANCHOR: all
 // The two sides of a virtio queue, without a VM: a driver sends texts, and a device prints them.
 #include <stdint.h>
 #include <stdio.h>
@@ -72,3 +73,4 @@ int main(void)
 	show("after the notification");
 	return 0;
 }
+// ANCHOR_END: all

@@ -1,3 +1,4 @@
+// ANCHOR: all
 // Prints a line, and then jumps to itself.
 .intel_syntax noprefix
 .code16
@@ -15,3 +16,4 @@ here:
     jmp here
 text:
     .asciz "hello\n"
+// ANCHOR_END: all

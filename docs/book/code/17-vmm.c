@@ -1,3 +1,4 @@
+// ANCHOR: all
 // A VMM that can make a mistake: ./17-vmm right|cs IMAGE
 //
 // The guest starts in real mode at 0x1000. With "cs", the VMM forgets to set CS.
@@ -60,3 +61,4 @@ int main(int argc, char **argv)
 		}
 	}
 }
+// ANCHOR_END: all

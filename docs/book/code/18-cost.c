@@ -1,3 +1,4 @@
+// ANCHOR: all
 // Measures an exit: the time from KVM_RUN to its return, for a guest that writes to a port again and again.
 #include <fcntl.h>
 #include <linux/kvm.h>
@@ -82,3 +83,4 @@ int main(void)
 	// ANCHOR_END: measure
 	return 0;
 }
+// ANCHOR_END: all
