@@ -6,7 +6,7 @@ LOCKED := --locked
 # The build folder.
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help run recording polling static install test book page browser gdb debugger drgn formats check check-hosts testbed bench bench-parts bench-linux qemu fuzz random-guests fuzz-check cargo-fuzz campaign differ differ-testbed sanitize model testbed-linux durability cluster batch-files setup clean
+.PHONY: help run recording polling static install test book page browser gdb debugger musl drgn formats check check-hosts testbed bench bench-parts bench-linux qemu fuzz random-guests fuzz-check cargo-fuzz campaign differ differ-testbed sanitize model testbed-linux durability cluster batch-files setup clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -109,6 +109,10 @@ gdb: setup debugger drgn ## Test the debugger's interface with gdb, and cores wi
 
 debugger:
 	@tests/need gdb gdb "the tests of --gdb and --core need"
+
+# Installs musl-tools if it is missing (Debian).
+musl:
+	@tests/need musl-gcc musl-tools "the tests of vmm observe with musl need"
 
 # drgn is a Python package. It gets a folder of its own.
 drgn: $(TARGET)/drgn/done

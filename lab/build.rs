@@ -19,7 +19,10 @@ fn main() {
     println!("cargo::rerun-if-changed=courses");
     println!("cargo::rerun-if-changed=src/skeleton.rs");
     let mut packed = Vec::new();
-    for file in files(&courses) {
+    // Files of one kind are alike, and the compression looks back 32 KiB only.
+    let mut sources = files(&courses);
+    sources.sort_by_key(|path| (path.extension().map(ToOwned::to_owned), path.clone()));
+    for file in sources {
         let name = relative(&file, &courses);
         let (name, content) = match name.strip_suffix(".asm") {
             Some(stem) if is_hidden(&name) => (format!("{stem}.bin"), assembled(&file)),

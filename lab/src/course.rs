@@ -100,7 +100,9 @@ impl Course {
             return Ok(None);
         }
         let mut course = Self::default();
-        for (path, bytes) in unpacked()? {
+        let mut files = unpacked()?;
+        files.sort_unstable();
+        for (path, bytes) in files {
             match path.strip_prefix(name).and_then(|path| path.strip_prefix('/')) {
                 Some(path) => course.add(path, bytes)?,
                 None if path.strip_prefix(SHARED.0) == Some(SHARED.1) => course.add(SHARED.1, bytes)?,

@@ -3,7 +3,6 @@
 use super::LabError;
 use exercise::read::read_file;
 use lab::{Course, Exercise, Language};
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::fs;
 use std::io;
@@ -22,9 +21,10 @@ pub(super) struct Folder {
     pub(super) path: PathBuf,
     pub(super) course: String,
     language: String,
-    done: BTreeSet<u32>,
-    /// The number of hints that were shown.
-    hints: BTreeMap<u32, usize>,
+    /// The exercises that are done, in order. Vectors are smaller in the program than maps.
+    done: Vec<u32>,
+    /// The number of hints that were shown for an exercise.
+    hints: Vec<(u32, usize)>,
 }
 
 impl Folder {
@@ -34,8 +34,8 @@ impl Folder {
             path: path.into(),
             course: course.into(),
             language: language.name().into(),
-            done: BTreeSet::new(),
-            hints: BTreeMap::new(),
+            done: Vec::new(),
+            hints: Vec::new(),
         }
     }
 
@@ -130,20 +130,22 @@ impl Folder {
 
     /// Notes if an exercise is done.
     pub(super) fn set_done(&mut self, number: u32, is_done: bool) {
-        match is_done {
-            true => self.done.insert(number),
-            false => self.done.remove(&number),
-        };
+        self.done.retain(|other| *other != number);
+        if is_done {
+            let at = self.done.partition_point(|other| *other < number);
+            self.done.insert(at, number);
+        }
     }
 
     /// The number of hints that were shown for an exercise.
     pub(super) fn hints(&self, number: u32) -> usize {
-        self.hints.get(&number).copied().unwrap_or(0)
+        self.hints.iter().find(|(other, _)| *other == number).map_or(0, |(_, shown)| *shown)
     }
 
     /// Notes the number of hints that were shown.
     pub(super) fn set_hints(&mut self, number: u32, shown: usize) {
-        self.hints.insert(number, shown);
+        self.hints.retain(|(other, _)| *other != number);
+        self.hints.push((number, shown));
     }
 
     /// The first exercise that is not done.

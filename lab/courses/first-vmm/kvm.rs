@@ -158,14 +158,14 @@ impl Memory {
 
     /// A number of 32 bits that the guest and another thread may change at any time. The offset is a multiple of 4.
     pub fn u32_at(&self, offset: usize) -> &AtomicU32 {
-        assert!(offset % 4 == 0, "{offset:#x} is no multiple of 4");
+        assert!(offset % 4 == 0, "{offset:#x} is not a multiple of 4");
         // SAFETY: as for `u8_at`, and the address is aligned, because pages are.
         unsafe { &*self.place(offset, 4).cast() }
     }
 
     /// A number of 64 bits that the guest and another thread may change at any time. The offset is a multiple of 8.
     pub fn u64_at(&self, offset: usize) -> &AtomicU64 {
-        assert!(offset % 8 == 0, "{offset:#x} is no multiple of 8");
+        assert!(offset % 8 == 0, "{offset:#x} is not a multiple of 8");
         // SAFETY: as for `u32_at`.
         unsafe { &*self.place(offset, 8).cast() }
     }

@@ -117,6 +117,7 @@ int main(int argc, char **argv)
 		fprintf(stderr, "usage: ./vmm IMAGE\n");
 		return 1;
 	}
+	setvbuf(stdout, NULL, _IOLBF, 0);
 	create_machine();
 	load(argv[1]);
 	set_registers();
