@@ -296,6 +296,22 @@ mod tests {
     }
 
     #[test]
+    fn each_help_has_examples_of_its_subcommand() {
+        let mut commands = vec![("vmm".to_string(), Cli::command())];
+        while let Some((name, mut command)) = commands.pop() {
+            command.build();
+            let text = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let examples = text.split("Examples:\n").nth(1).unwrap_or_default();
+            let examples = examples.lines().take_while(|line| line.starts_with("  "));
+            let examples: Vec<_> = examples.map(str::trim_start).collect();
+            assert!(!examples.is_empty(), "{name} --help has no examples");
+            assert!(examples.iter().any(|line| line.starts_with(&name)), "{name}: {examples:?}");
+            let inner = command.get_subcommands().filter(|inner| inner.get_name() != "help");
+            commands.extend(inner.map(|inner| (format!("{name} {}", inner.get_name()), inner.clone())));
+        }
+    }
+
+    #[test]
     fn a_run_without_options_skips_the_parser() {
         for words in [&["vmm", "real16-42"][..], &["vmm", "run", "simvirtio"], &["vmm", "a.bin@0x1000:32"]] {
             let arguments: Vec<OsString> = words.iter().map(OsString::from).collect();

@@ -126,7 +126,7 @@ fn run(arguments: &RunArgs, jail: Option<Jail>, mut text: GuestText) -> Result<R
     let mut server = arguments.gdb.server(&machine, width, guest.as_deref())?;
     enter(jail, arguments, &machine)?;
     let debugger = debugger::of(&mut server).or_else(|| LiveCores::debugger(live.as_mut(), &machine));
-    let report = terminal::run(&mut machine, debugger)?;
+    let report = terminal::run(&mut machine, debugger, &target.name, arguments.measure.results.quiet)?;
     trace.map_or(Ok(()), Trace::finish)?;
     warn_of_unread_input(arguments, &machine, &report);
     let core = core.map(|core| core.write(&mut machine, &report));
