@@ -4,7 +4,6 @@
 
 mod support;
 
-use libtest_mimic::Arguments;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -15,11 +14,12 @@ fn main() -> ExitCode {
     support::watchdog();
     let tests = vec![
         plain_test("bench_builds_only_what_its_measurements_need", bench),
+        plain_test("a_wrong_target_is_named_with_similar_ones", wrong_target),
         plain_test("install_prefers_the_static_program", install),
         plain_test("run_and_test_need_no_kvm_and_no_testbed", without_testbed),
         plain_test("without_kvm_test_ends_with_the_testbed", with_testbed),
     ];
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 /// Notes its arguments, and writes scripts instead of programs.
@@ -107,6 +107,17 @@ fn bench() {
         assert_eq!(built(&[]), format!("{bench}{vmm}{linked}"));
     }
     assert!(builds.make(&["-n", "bench"], &path()).0.text().contains("qemu-system"));
+}
+
+fn wrong_target() {
+    let builds = Builds::new();
+    for (target, similar) in
+        [("linux", "; with this word there are: bench-linux testbed-linux"), ("bnch", "")]
+    {
+        let (ran, log) = builds.make(&[target], &path());
+        let message = format!("make: there is no target {target}: `make help` lists the targets{similar}\n");
+        assert!(ran.status == 2 && ran.stderr.starts_with(&message) && log.is_empty(), "{}", ran.stderr);
+    }
 }
 
 /// Returns true if gcc finds the static C library.

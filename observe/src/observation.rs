@@ -119,6 +119,9 @@ pub struct Observation {
     pub protection: Protection,
     /// The parts of the jail that the system lacks.
     pub missing: Vec<jail::Missing>,
+    /// The place where the program stood at the end of its time, without a subject: "waited for input". `None` if it ended by itself,
+    /// or the system does not tell.
+    pub hang: Option<String>,
 }
 
 impl Observation {
@@ -166,6 +169,7 @@ impl Observation {
             has_left_children: left,
             protection: Protection::None,
             missing: Vec::new(),
+            hang: None,
         }
     }
 

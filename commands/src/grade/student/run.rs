@@ -66,6 +66,8 @@ pub(super) struct Seen {
     pub(super) protection: Protection,
     /// The parts of the jail that the system lacks.
     pub(super) missing: Vec<Missing>,
+    /// The place where it stood at the end of its time.
+    pub(super) hang: Option<String>,
 }
 
 /// A program for a task, which can be observed.
@@ -167,6 +169,7 @@ impl Target {
             said_finished: false,
             protection: Protection::Namespace,
             missing: Vec::new(),
+            hang: None,
         }
     }
 
@@ -218,6 +221,7 @@ impl Target {
             lost: observation.lost,
             protection: observation.protection,
             missing: observation.missing.clone(),
+            hang: observation.hang.clone(),
             sites,
             entry: watch.entry,
             halt: watch.halt,
