@@ -65,7 +65,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 fn is_source(path: &Path) -> bool {
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    !["bin", "o", "elf", "d"].contains(&extension) && name != "vmm"
+    !["bin", "o", "elf", "d"].contains(&extension) && !["vmm", "vmm-polling"].contains(&name)
 }
 
 /// The path below a folder, with slashes.

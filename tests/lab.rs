@@ -19,6 +19,7 @@ fn main() -> ExitCode {
         plain_test("a_new_folder_has_the_files_of_its_language", new),
         plain_test("a_folder_with_files_is_not_touched", not_empty),
         plain_test("hints_are_shown_one_by_one", hints),
+        machine_test("hints_of_tasks_are_shown_one_by_one", hints_of_tasks),
         plain_test("a_folder_that_is_no_course_is_refused", refused),
         plain_test("an_exercise_that_cannot_be_built_says_so", broken),
     ];
@@ -185,6 +186,34 @@ fn hints() {
     assert_error(&reader.lab(&["hint", "99"]), 110, "there is no exercise 99: they are 1 to ");
     // The next exercise that is not done is the first one.
     assert_eq!(reader.lab(&["hint", "--all"]).text(), every);
+}
+
+/// The hints of a course that `vmm grade` grades are those of its tasks, which have the names of the grade.
+fn hints_of_tasks() {
+    let reader = Reader::new("so2", Language::C);
+    let tasks = course("so2").tasks;
+    let shown = |arguments: &[&str]| reader.lab(&[&["hint"], arguments].concat()).text();
+    let head = |task: usize, hint: usize| {
+        let (title, count) = (&tasks[task - 1].title, tasks[task - 1].hints.len());
+        format!(
+            "task {task} ({title}), hint {hint} of {count}:\n\n{}",
+            tasks[task - 1].hints[hint - 1].trim()
+        )
+    };
+    assert_eq!(shown(&["3"]).trim_end(), head(3, 1));
+    assert_eq!(shown(&["3"]).trim_end(), head(3, 2));
+    // Without a number, the first task that has more.
+    for hint in 1..=tasks[0].hints.len() {
+        assert_eq!(shown(&[]).trim_end(), head(1, hint));
+    }
+    assert_eq!(shown(&[]).trim_end(), head(2, 1));
+    assert_error(&reader.lab(&["hint", "9"]), 110, "there is no task 9: they are 1 to 5");
+    let list = reader.lab(&["list"]).text();
+    let grade = ran(&["grade", "so2", "--reference"]).text();
+    for (number, task) in (1..).zip(&tasks) {
+        assert!(list.contains(&format!("  {number}  {}\n", task.title)), "{list}");
+        assert!(grade.contains(&format!("  {}\n", task.title)), "{grade}");
+    }
 }
 
 fn refused() {

@@ -69,8 +69,17 @@ pub struct Course {
     pub exercises: Vec<Exercise>,
     /// The files of a reader.
     files: Vec<(String, Vec<u8>)>,
-    /// The hints for a course without exercises.
-    hints: Vec<String>,
+    /// The tasks of a course without exercises, in the order of their numbers, which begin with 1.
+    pub tasks: Vec<Task>,
+}
+
+/// A task of a course that `vmm grade` grades.
+#[derive(Clone, Debug, Default)]
+pub struct Task {
+    /// The title, as in the grade.
+    pub title: String,
+    /// The hints, from vague to exact.
+    pub hints: Vec<String>,
 }
 
 /// An exercise.
@@ -127,7 +136,7 @@ impl Course {
         }
         let text = || String::from_utf8(bytes.clone()).map_err(|_| Damaged);
         if folder.is_empty() {
-            self.hints = hints(&text()?);
+            self.tasks = tasks(&text()?);
             return Ok(());
         }
         if self.exercises.last().is_none_or(|last| last.folder != folder) {
@@ -156,17 +165,25 @@ impl Course {
     pub fn exercise(&self, number: u32) -> Option<&Exercise> {
         self.exercises.iter().find(|exercise| exercise.number == number)
     }
-
-    /// The hints of a course without exercises.
-    pub fn hints(&self) -> &[String] {
-        &self.hints
-    }
 }
 
 /// The title of an exercise: the value of the key `name`.
 fn title(check: &str) -> Option<&str> {
     let line = check.lines().find_map(|line| line.strip_prefix("name = \""))?;
     line.strip_suffix('"')
+}
+
+/// The tasks in a file with hints: `# TITLE`, and then the hints.
+fn tasks(text: &str) -> Vec<Task> {
+    let mut tasks: Vec<(&str, String)> = Vec::new();
+    for line in text.lines() {
+        match (line.strip_prefix("# "), tasks.last_mut()) {
+            (Some(title), _) => tasks.push((title, String::new())),
+            (None, Some((_, rest))) => *rest += &format!("{line}\n"),
+            (None, None) => {}
+        }
+    }
+    tasks.into_iter().map(|(title, rest)| Task { title: title.into(), hints: hints(&rest) }).collect()
 }
 
 fn hints(text: &str) -> Vec<String> {
@@ -212,6 +229,8 @@ mod tests {
             let course = Course::open(name).unwrap().unwrap();
             assert!(!course.title.is_empty(), "{name}");
             assert_eq!(course.exercises.is_empty(), name != "first-vmm", "{name}");
+            assert_eq!(course.tasks.is_empty(), name == "first-vmm", "{name}");
+            assert!(course.tasks.iter().all(|task| !task.title.is_empty() && task.hints.len() > 1), "{name}");
             for language in Language::ALL {
                 let files: Vec<_> = course.files(language).collect();
                 assert!(files.iter().any(|(path, _)| *path == "Makefile"), "{name}");
@@ -231,7 +250,8 @@ mod tests {
         for (number, exercise) in (1..).zip(&course.exercises) {
             let Exercise { title, check, hints, .. } = exercise;
             assert_eq!(exercise.number, number, "{title}");
-            assert!(!title.is_empty() && check.contains("[[task.check]]") && hints.len() > 1, "{title}");
+            let has_checks = check.contains("[[task.check]]") || check.contains("\ncheck = [");
+            assert!(!title.is_empty() && has_checks && hints.len() > 1, "{title}");
         }
     }
 }

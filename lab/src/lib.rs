@@ -13,4 +13,4 @@
 mod course;
 pub mod skeleton;
 
-pub use course::{Course, Damaged, Exercise, Language, NAMES};
+pub use course::{Course, Damaged, Exercise, Language, NAMES, Task};

@@ -160,7 +160,7 @@ impl ObservedMemory {
             let is_read = self.read(vm, process, Gpa(slot.gpa), &mut [0]);
             (!is_read).then(io::Error::last_os_error)
         });
-        errors.into_iter().find(|error| is_refusal(error))
+        errors.into_iter().find(is_refusal)
     }
 
     /// Writes to a guest physical address. Returns false, and may have written a part, for the reasons of

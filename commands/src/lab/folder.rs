@@ -2,7 +2,7 @@
 
 use super::LabError;
 use exercise::read::read_file;
-use lab::{Course, Exercise, Language};
+use lab::{Course, Exercise, Language, Task};
 use std::fmt::Write;
 use std::fs;
 use std::io;
@@ -170,6 +170,29 @@ impl Folder {
                 .next(course)
                 .ok_or_else(|| usage("all exercises are done: give the number of one".into())),
         }
+    }
+
+    /// The task with this number, or the first one whose hints were not all shown. For a course without exercises.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(super) fn task<'a>(
+        &self,
+        course: &'a Course,
+        number: Option<u32>,
+    ) -> Result<(u32, &'a Task), LabError> {
+        let mut tasks = (1..).zip(&course.tasks);
+        let found = match number {
+            Some(number) => tasks.find(|(other, _)| *other == number),
+            None => tasks.find(|(other, task)| self.hints(*other) < task.hints.len()),
+        };
+        found.ok_or_else(|| {
+            let last = course.tasks.len();
+            usage(match number {
+                Some(number) => format!("there is no task {number}: they are 1 to {last}"),
+                None => format!("all hints were shown: give the number of a task, 1 to {last}"),
+            })
+        })
     }
 }
 

@@ -81,7 +81,7 @@ Examples:
 
 Exit status: 0, 110 for a usage error, 116 if the folder is not that of a course.")]
     Hint {
-        /// Number of the exercise [default: the first one that is not done]
+        /// Number of the exercise [default: the first one that is not done] or, for so2 and kev, of the task
         number: Option<u32>,
         /// Show all hints
         #[arg(long)]
@@ -173,7 +173,10 @@ fn hint(place: &Place, number: Option<u32>, all: bool) -> Result<u8, LabError> {
     let mut folder = Folder::find(place.dir.as_deref())?;
     let course = open(&folder.course)?;
     let (number, name, hints) = match course.exercises.is_empty() {
-        true => (0, folder.course.clone(), course.hints()),
+        true => {
+            let (number, task) = folder.task(&course, number)?;
+            (number, format!("task {number} ({})", task.title), task.hints.as_slice())
+        }
         false => {
             let exercise = folder.exercise(&course, number)?;
             let name = format!("exercise {} ({})", exercise.number, exercise.title);
@@ -186,7 +189,7 @@ fn hint(place: &Place, number: Option<u32>, all: bool) -> Result<u8, LabError> {
     };
     let mut text = format!("{name}, hint {shown} of {}:\n", hints.len());
     for hint in hints.iter().take(shown).skip(if all { 0 } else { shown.saturating_sub(1) }) {
-        text += &format!("\n{}\n", hint.trim_end());
+        text += &format!("\n{}\n", hint.trim());
     }
     folder.set_hints(number, shown);
     folder.save()?;
@@ -210,8 +213,11 @@ fn list(place: &Place) -> Result<u8, LabError> {
             exercise.number, exercise.title, exercise.folder
         );
     }
+    for (number, task) in (1..).zip(&course.tasks) {
+        let _ = writeln!(text, "  {number:>2}  {}", task.title);
+    }
     if course.exercises.is_empty() {
-        text += "  `make` builds and grades it\n";
+        text += "`make` builds and grades all of it\n";
     }
     Ok(print_stdout(&text))
 }

@@ -159,7 +159,7 @@ static void create_device(void)
 	//{
 	//= /*
 	//=  * TODO 1: this window is memory of the program, and the guest cannot reach it. Make it memory of the guest: one page
-	//=  * at WINDOW, in slot 1 (add_memory). Then an access is no exit.
+	//=  * at WINDOW, in slot 1 (add_memory). Then an access makes no exit.
 	//=  */
 	//= window = map(PAGE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
 	window = add_memory(1, WINDOW, PAGE);
@@ -178,21 +178,27 @@ static void add_to_table(void)
 	memcpy(memory + DEVICE_TABLE, &count, sizeof(count));
 }
 
+/* Shows a status. The driver sees it after all that was stored before it, such as the device table. */
+static void set_status(uint8_t status)
+{
+	__atomic_store_n(&window->device_status, status, __ATOMIC_RELEASE);
+}
+
 /* Chapter 10: takes one byte that the driver has sent. */
 static void take(uint8_t byte)
 {
 	if (window->device_status == DEVICE_READY) {
 		putchar(byte);
 	} else if (byte == 'R') {
-		window->device_status = DEVICE_RESET;
+		set_status(DEVICE_RESET);
 		is_reset = true;
 	} else if (byte == 'C' && window->device_status == DEVICE_CONFIG) {
 		return;
 	} else if (byte == 'C' && is_reset && window->driver_status == DRIVER_ACK) {
 		add_to_table();
-		window->device_status = DEVICE_CONFIG;
+		set_status(DEVICE_CONFIG);
 	} else {
-		window->device_status = DEVICE_BROKEN;
+		set_status(DEVICE_BROKEN);
 	}
 }
 
@@ -210,9 +216,9 @@ static void serve(void)
 	head = __atomic_load_n(&window->tx_head, __ATOMIC_ACQUIRE);
 	//}
 	if (head >= QUEUE || tail >= QUEUE)
-		window->device_status = DEVICE_BROKEN;
+		set_status(DEVICE_BROKEN);
 	if (window->device_status == DEVICE_CONFIG && window->driver_status == DRIVER_OK)
-		window->device_status = DEVICE_READY;
+		set_status(DEVICE_READY);
 	while (window->device_status != DEVICE_BROKEN && tail != head) {
 		take(((volatile uint8_t *)memory)[TX_BUFFER + tail]);
 		tail = (tail + 1) % QUEUE;

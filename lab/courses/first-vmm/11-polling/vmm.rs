@@ -178,7 +178,7 @@ impl SimVirtio {
     fn new(machine: &Machine) -> io::Result<Self> {
         //{
         //= // TODO 1: this window is memory of the program, and the guest cannot reach it. Make it memory of the guest: one
-        //= // page at WINDOW, in slot 1 of machine.vm (add_memory). Then an access is no exit.
+        //= // page at WINDOW, in slot 1 of machine.vm (add_memory). Then an access makes no exit.
         //= let _ = WINDOW;
         //= let window = Memory::new(PAGE)?;
         let window = add_memory(&machine.vm, 1, WINDOW, PAGE)?;

@@ -185,8 +185,8 @@ static int run_guest(void)
 {
 	//{
 	//= /*
-	//=  * TODO 2: count the exits in `counts`, by run->exit_reason. A return of KVM_RUN with EINTR is no exit.
-	//=  * TODO 3: add the time in KVM_RUN to in_kvm, with that of calls which ended with EINTR. Add the time from a return
+	//=  * TODO 2: below, count the exits in `counts`, by run->exit_reason. A return of KVM_RUN with EINTR does not count.
+	//=  * TODO 3: below, add the time in KVM_RUN to in_kvm, with that of calls which ended with EINTR. Add the time from a return
 	//=  * of KVM_RUN to the next call, or to the end, to in_vmm.
 	//=  */
 	//= (void)counts;
@@ -201,6 +201,7 @@ static int run_guest(void)
 			continue;
 		check(result, "KVM_RUN");
 		//{
+		//= /* TODO 2 and 3: an exit has happened just now. */
 		uint64_t left = now();
 
 		in_kvm += left - entered;
@@ -211,6 +212,7 @@ static int run_guest(void)
 		int status = handle_exit();
 
 		//{
+		//= /* TODO 3: the exit is handled. */
 		entered = now();
 		in_vmm += entered - left;
 		//}

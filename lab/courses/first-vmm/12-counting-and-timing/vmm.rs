@@ -216,11 +216,11 @@ impl Machine {
     fn run_guest(&mut self, report: &mut Report) -> io::Result<i32> {
         let origin = Instant::now();
         //{
-        //= // TODO 2: count the exits in report.counts, by self.exit().exit_reason. A return of KVM_RUN with an error, such as
-        //= // ErrorKind::Interrupted, is no exit.
-        //= // TODO 3: add the time in KVM_RUN to report.in_kvm, with that of calls which were interrupted. Add the time from a
-        //= // return of KVM_RUN to the next call, or to the end, to report.in_vmm.
-        //= let _ = (now(origin), report);
+        //= // TODO 2: below, count the exits in report.counts, by self.exit().exit_reason. A return of KVM_RUN with an
+        //= // error, such as ErrorKind::Interrupted, does not count.
+        //= // TODO 3: below, add the time in KVM_RUN to report.in_kvm, with that of calls which were interrupted. Add the
+        //= // time from a return of KVM_RUN to the next call, or to the end, to report.in_vmm.
+        //= let _ = (now(origin), &report);
         let mut entered = now(origin);
         //}
         loop {
@@ -229,6 +229,7 @@ impl Machine {
                 result => result?,
             };
             //{
+            //= // TODO 2 and 3: an exit has happened just now.
             let left = now(origin);
             report.in_kvm += left - entered;
             if let Some(count) = report.counts.get_mut(self.exit().exit_reason as usize) {
@@ -237,6 +238,7 @@ impl Machine {
             //}
             let status = self.handle_exit();
             //{
+            //= // TODO 3: the exit is handled.
             entered = now(origin);
             report.in_vmm += entered - left;
             //}
