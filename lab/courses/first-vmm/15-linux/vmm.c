@@ -316,6 +316,10 @@ int main(int argc, char **argv)
 	}
 	free(file);
 	fill_boot_params(&header, argv[2], initrd, size);
+	if (ram[KERNEL + 0x200] == 0 && ram[KERNEL + 0x201] == 0) {
+		fprintf(stderr, "vmm: there is no code at the 64-bit entry, 0x100200\n");
+		return 2;
+	}
 	set_cpuid();
 	set_registers();
 	run_guest();

@@ -371,6 +371,10 @@ fn start() -> Result<()> {
     let place = (RAM_SIZE - initrd.len()) & !0xfff;
     machine.ram.write(place, &initrd);
     machine.fill_boot_params(&file[HEADER..HEADER_END], command_line, place, initrd.len());
+    if machine.ram.read(KERNEL + 0x200, 2) == [0, 0] {
+        eprintln!("vmm: there is no code at the 64-bit entry, 0x100200");
+        std::process::exit(2);
+    }
     machine.set_cpuid()?;
     machine.set_registers()?;
     machine.run()
