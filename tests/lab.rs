@@ -27,10 +27,10 @@ fn main() -> ExitCode {
     for language in Language::ALL {
         tests.extend(course.exercises.iter().map(|exercise| of_exercise(exercise, language)));
         tests.push(kvm_test(format!("so2_has_all_points::{}", language.name()), move || {
-            graded("so2", language, "100/100")
+            graded("so2", language, "100/100");
         }));
         tests.push(kvm_test(format!("kev_has_all_points::{}", language.name()), move || {
-            graded("kev", language, "35/35")
+            graded("kev", language, "35/35");
         }));
     }
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
