@@ -109,6 +109,8 @@ pub struct Observation {
     pub lost: u64,
     /// The number of vCPUs that were not recorded, because the program lacked a resource.
     pub unrecorded: u32,
+    /// True if the program hides its files from this process.
+    pub is_hidden: bool,
     /// The errors of KVM_RUN other than interruptions: errno and number.
     pub errors: BTreeMap<i32, u64>,
     /// The places whose reads the program does not seem to answer.
@@ -164,6 +166,7 @@ impl Observation {
             timing,
             lost: tally.lost,
             unrecorded: tally.unrecorded,
+            is_hidden: tally.is_hidden,
             errors: tally.errors,
             unanswered: tally.answers.unanswered(),
             has_left_children: left,

@@ -193,6 +193,13 @@ impl Target {
         let window = abi::WINDOW..abi::WINDOW + abi::WINDOW_SIZE;
         let is_mmio = |reason| matches!(reason, Reason::MmioRead | Reason::MmioWrite);
         let (refused, death) = watch.told();
+        let refused = refused.or_else(|| {
+            observation.is_hidden.then(|| {
+                "its calls to KVM are not known, because it hides its files from other processes of its user (PR_SET_DUMPABLE): \
+                 leave that out"
+                    .into()
+            })
+        });
         let (text, errors) = (stdout.text(), stderr.text());
         Seen {
             plan: self.plan,
