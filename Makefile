@@ -6,7 +6,7 @@ LOCKED := --locked
 # The build folder.
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
-TARGETS := help run recording polling static install test page browser gdb debugger drgn formats check check-hosts testbed bench bench-parts bench-linux qemu fuzz random-guests fuzz-check cargo-fuzz campaign differ differ-testbed sanitize model testbed-linux durability cluster batch-files setup clean
+TARGETS := help run recording polling static install test book page browser gdb debugger musl drgn formats check check-hosts testbed bench bench-parts bench-linux qemu fuzz random-guests fuzz-check cargo-fuzz campaign differ differ-testbed sanitize model testbed-linux durability cluster batch-files setup clean
 .PHONY: $(TARGETS)
 .DEFAULT_GOAL := help
 
@@ -87,6 +87,22 @@ test: setup ## Run all tests and print the grades
 		echo && echo "Grade for this program as a student's VMM (KeV):" && $(AS_A_KEV_VMM); \
 	else tests/testbed/instead; fi
 
+MDBOOK = $(or $(shell command -v mdbook),$(TARGET)/mdbook/bin/mdbook)
+
+# mdBook writes a line for each include that is missing, and succeeds all the same. The links to listings lead out of its folder.
+book: $(MDBOOK) ## Build the lab book for a browser (target/book/index.html)
+	@rm -rf $(TARGET)/book
+	@NO_COLOR=1 $(MDBOOK) build docs/book --dest-dir $(abspath $(TARGET)/book) >$(TARGET)/book.log 2>&1 && \
+		! grep -qE 'WARN|ERROR' $(TARGET)/book.log || { cat $(TARGET)/book.log >&2; echo "make: the book has mistakes" >&2; exit 1; }
+	@cp -r docs/book/code $(TARGET)/book/ && sed -i 's|href="\.\./code/|href="code/|g' $(TARGET)/book/*.html
+	@echo "make: wrote the book: open $(TARGET)/book/index.html" >&2
+
+# Without the search and the server for writers, there is less to compile.
+$(TARGET)/mdbook/bin/mdbook:
+	@echo "make: installing mdBook into $(TARGET)/mdbook, which takes some minutes" >&2
+	@$(CARGO) install mdbook --version 0.5.4 $(LOCKED) --no-default-features --root $(TARGET)/mdbook --quiet || \
+		{ echo "make: cannot install mdBook: install it by hand, then try again" >&2; exit 1; }
+
 # Installs chromium if it is missing (Debian).
 page: setup browser ## Test the HTML page of `vmm report` in chromium
 	REQUIRE_BROWSER=1 $(CARGO) test $(WORKSPACE) --test page
@@ -99,6 +115,10 @@ gdb: setup debugger drgn ## Test the debugger's interface with gdb, and cores wi
 
 debugger:
 	@tests/need gdb gdb "the tests of --gdb and --core need"
+
+# Installs musl-tools if it is missing (Debian).
+musl:
+	@tests/need musl-gcc musl-tools "the tests of vmm observe with musl need"
 
 # drgn is a Python package. It gets a folder of its own.
 drgn: $(TARGET)/drgn/done

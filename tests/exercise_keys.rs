@@ -13,6 +13,7 @@ fn main() -> ExitCode {
     let mut tests = vec![
         kvm_test("a_linux_kernel_boots_with_its_command_line", linux),
         kvm_test("a_vmm_is_observed", observed),
+        kvm_test("a_vmm_runs_a_guest_of_the_exercise", image_for_vmm),
         kvm_test("a_vmm_finds_the_files_beside_it", beside_vmm),
         kvm_test("a_vmm_that_fails_says_why", failed_vmm),
         kvm_test("a_vmm_that_hangs_says_where", hanging_vmm),
@@ -237,6 +238,65 @@ fn beside_vmm() {
         110,
         "is a folder of 2 submissions: grade ",
     );
+}
+
+/// A VMM runs a guest of the exercise, whose text is random, and its calls to KVM are checked.
+fn image_for_vmm() {
+    // mov si, text; each: lodsb; test al, al; jz end; out 0xe9, al; jmp each; end: hlt; text:
+    const PRINTS: [u8; 13] = [0xbe, 0x0d, 0, 0xac, 0x84, 0xc0, 0x74, 4, 0xe6, 0xe9, 0xeb, 0xf7, 0xf4];
+    let files = Files::new();
+    files.write("hidden.bin", &PRINTS);
+    let exercise = |task: &str| {
+        let text = format!(
+            "version = 1\nname = \"x\"\n[run]\nkind = \"vmm\"\ntimeout = 20\n[[task]]\nname = \"t\"\npoints = 10\nfile = \"a.bin\"\n\
+             random = {{ word = {{ letters = [5, 12] }} }}\nimage = \"hidden.bin\"\n{task}"
+        );
+        files.write("a.toml", text.as_bytes())
+    };
+    let program = files.write("a.bin", &own_program());
+    fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let image = "image_text = \"{word}\"\nargs = [\"run\", \"{image}\"]\n";
+    let right = format!(
+        "{image}[[task.check]]\noutput = \"{{word}}\"\nexits = \"port 0xe9>=5\"\n[[task.check]]\nname = \"memory from 0\"\n\
+         setup = ['slot 0: 0x0 to ', '^vCPU 0 first entered in real mode']\n"
+    );
+    let ran_right = ran(&["grade", &exercise(&right), &program]);
+    let text = ran_right.text();
+    assert!(
+        ran_right.status == 0 && text.contains("have the line \"KVM_SET_USER_MEMORY_REGION: slot 0"),
+        "{text}{}",
+        ran_right.stderr
+    );
+    let left = fs::read_dir(std::env::temp_dir()).unwrap().filter(|entry| {
+        let name = entry.as_ref().unwrap().file_name().into_string().unwrap_or_default();
+        // The number of this process's child is not known, so only a file that holds this guest counts.
+        name.starts_with("vmm-image-")
+            && fs::read(entry.as_ref().unwrap().path()).is_ok_and(|bytes| bytes.starts_with(&PRINTS))
+    });
+    assert_eq!(left.count(), 0, "a temporary image is left");
+    let wrong = format!(
+        "{image}[[task.check]]\nname = \"an interrupt controller\"\npoints = 4\nsetup = 'KVM_CREATE_IRQCHIP'\n"
+    );
+    let text = ran(&["grade", &exercise(&wrong), &program]).text();
+    let part = "- an interrupt controller: the calls to KVM must have a line that matches \"KVM_CREATE_IRQCHIP\", and have none";
+    assert!(text.contains("6/10") && text.contains(part), "{text}");
+    for (task, why) in [
+        (
+            "args = [\"run\"]\n[[task.check]]\noutput = \"\"\n",
+            "the program does not get the image: write args = [\"{image}\"]",
+        ),
+        (&*format!("{image}[[task.check]]\nsetup = '('\n"), "this is not a regular expression"),
+        (
+            "kind = \"image\"\n[[task.check]]\noutput = \"\"\n",
+            "image has no meaning for kind = \"image\": leave it out",
+        ),
+        (
+            "image_text = \"{x}\"\nargs = [\"{image}\"]\n[[task.check]]\noutput = \"\"\n",
+            "is not a number: the random values",
+        ),
+    ] {
+        assert_error(&ran(&["exercise", "check", &exercise(task)]), 116, why);
+    }
 }
 
 fn failed_vmm() {

@@ -8,12 +8,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The packages, from the top down. Each may depend only on those below it.
-const PACKAGES: [&str; 16] = [
+const PACKAGES: [&str; 17] = [
     "bench",
     "campaign",
     "differ",
     "cli",
     "commands",
+    "lab",
     "debug",
     "exercise",
     "grades",

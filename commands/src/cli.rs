@@ -2,7 +2,7 @@
 
 use crate::args::{BootArgs, RunArgs};
 use crate::streams::{LOG_TIMEOUT, Log, has_colours, print_stderr, print_stdout, report_error};
-use crate::{bench, boot, compare, doctor, exercise, grade, guests, observe, report, run, status};
+use crate::{bench, boot, compare, doctor, exercise, grade, guests, lab, observe, report, run, status};
 use clap::{Parser, Subcommand};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
@@ -42,7 +42,7 @@ static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
     version = version(),
     long_version = LONG_VERSION.as_str(),
     arg_required_else_help = true,
-    override_usage = "vmm [run] [OPTIONS] <NAME|FILE>\n       vmm [boot] [OPTIONS] <KERNEL>\n       vmm observe [OPTIONS] <PROGRAM> [ARG]...\n       vmm guests\n       vmm grade [so2|kev|FILE.toml] [PROGRAM] [OPTIONS]\n       vmm exercise <check|new> [FILE]\n       vmm compare [OPTIONS]\n       vmm report [OPTIONS] <FILE> [FILE2]\n       vmm doctor [--json]\n       vmm bench scale [OPTIONS]",
+    override_usage = "vmm [run] [OPTIONS] <NAME|FILE>\n       vmm [boot] [OPTIONS] <KERNEL>\n       vmm observe [OPTIONS] <PROGRAM> [ARG]...\n       vmm guests\n       vmm grade [so2|kev|FILE.toml] [PROGRAM] [OPTIONS]\n       vmm exercise <check|new> [FILE]\n       vmm lab <new|check|hint|list> ...\n       vmm compare [OPTIONS]\n       vmm report [OPTIONS] <FILE> [FILE2]\n       vmm doctor [--json]\n       vmm bench scale [OPTIONS]",
     after_help = "\
 Examples:
   vmm simvirtio                          run a guest and list its exits
@@ -59,6 +59,7 @@ Examples:
   vmm compare                            compare the SIMVIRTIO transports
   vmm report run.json -o run.html        write a page about the exits of a run
   vmm observe -- ./my-vmm guest.bin      list the exits of another VMM
+  vmm lab new first-vmm my-vmm           learn to write a VMM
 
 `vmm SUBCOMMAND --help` lists the options of a subcommand. Without a subcommand, vmm boots the file \
 if it is a Linux kernel, and otherwise runs it.
@@ -107,11 +108,15 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Run another program that uses KVM, and list the exits of its guests
     Observe(observe::ObserveArgs),
+    /// Learn to write a VMM: exercises with checks and hints
+    Lab(lab::LabArgs),
 }
 
 /// The names of the subcommands. Any other first word names a guest.
-const SUBCOMMANDS: [&str; 11] =
-    ["run", "boot", "guests", "grade", "exercise", "report", "compare", "doctor", "bench", "observe", "help"];
+const SUBCOMMANDS: [&str; 12] = [
+    "run", "boot", "guests", "grade", "exercise", "report", "compare", "doctor", "bench", "observe", "lab",
+    "help",
+];
 
 /// Inserts the subcommand `run` if the command line has none, or `boot` if it names a Linux kernel: `vmm FILE` means
 /// `vmm run FILE`.
@@ -204,6 +209,7 @@ pub fn main(polls: bool) -> u8 {
         Command::Doctor(arguments) => doctor::main(&arguments),
         Command::Bench(arguments) => bench::main(&arguments),
         Command::Observe(arguments) => observe::main(&arguments),
+        Command::Lab(arguments) => lab::main(&arguments),
     }
 }
 

@@ -19,6 +19,7 @@ use report::view::{By, plural};
 use report::{Measured, SavedName};
 use std::ffi::OsString;
 use std::fmt::Write;
+use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use vmm::exit::Reason;
@@ -224,6 +225,10 @@ fn remarks(name: &str, engine: &str, observation: &Observation, has_failed: bool
                  ptrace sees all calls"
             ),
         });
+        if let Err(error) = File::options().read(true).write(true).open("/dev/kvm") {
+            remarks
+                .push(format!("/dev/kvm cannot be opened here: {error}: `vmm doctor` names the next step"));
+        }
     }
     for (error, count) in observation.errors() {
         remarks.push(format!("KVM_RUN failed {}: {error}", plural(count, "time")));

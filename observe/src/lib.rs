@@ -44,7 +44,7 @@ pub use doubts::{Doubts, HaltedGuest};
 pub use engine::{Call, Engine, Event, MOST_DATA, Record, Stop, StopCause, Stops, Target, VcpuId};
 pub use error::Error;
 pub use isolation::{Protection, hide_this_process};
-pub use memory::{MemorySlot, ObservedMemory};
+pub use memory::{MemorySlot, ObservedMemory, memory_refusal};
 pub use observation::{Ending, Observation, ObservedVcpu};
 pub use preload::Preload;
 pub use program::Program;

@@ -16,7 +16,7 @@ mod student_args;
 mod target;
 
 use crate::file_name::suggestion;
-use crate::jail::{Jail, Rights};
+use crate::jail::{Jail, JailArgs, Rights};
 use crate::processor::VcpuArg;
 use crate::progress::Progress;
 use crate::status::{self, Failure, HasStatus};
@@ -25,6 +25,7 @@ use crate::summary::ending;
 use crate::target::{RunTarget, is_unreadable};
 pub use args::GradeArgs;
 use args::{Course, Settings, Subject};
+pub(crate) use batch::{has_ended, kill_group};
 use grades::Grade;
 use guest::{End, GUESTS};
 use output::Outputs;
@@ -32,9 +33,13 @@ use points::{Evidence, Task, wrong};
 use run::Run;
 use std::io;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use vmm::Error;
+use vmm::device::Layout;
 use vmm::machine::Processor;
+
+/// The time limit of the built-in guest that checks the host.
+const HOST_CHECK: Duration = Duration::from_secs(10);
 
 /// Grades and prints the result. Returns the exit status.
 pub fn main(arguments: &GradeArgs) -> u8 {
@@ -118,6 +123,27 @@ fn tasks(
             remark: String::new(),
         },
     })
+}
+
+/// Grades a folder for an exercise in this process. The same seed gives the same points.
+///
+/// # Errors
+/// The host failed, or the exercise does not suit its own machine.
+pub(crate) fn grade_folder(
+    exercise: &::exercise::Exercise,
+    folder: &Path,
+    seed: u64,
+    processor: Option<Processor>,
+    jail: JailArgs,
+) -> Result<Vec<grades::Task>, Error> {
+    let settings = Settings {
+        processor,
+        layout: Layout::default(),
+        timeout: Some(HOST_CHECK),
+        wall: Some(HOST_CHECK.saturating_mul(6)),
+    };
+    check_host(settings)?;
+    exercise::grade(exercise, folder, seed, settings, jail)
 }
 
 /// Prints an error. A host that fails gives no grade. Returns the exit status.

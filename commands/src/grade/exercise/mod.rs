@@ -2,6 +2,8 @@
 
 pub(super) mod find;
 mod guest;
+#[cfg(has_kvm)]
+mod image_file;
 #[cfg_attr(not(has_kvm), path = "observed_absent.rs")]
 mod observed;
 mod run;

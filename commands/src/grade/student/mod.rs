@@ -108,6 +108,10 @@ impl Prepared {
     /// # Errors
     /// The host failed, or a signal ended the grade.
     pub(super) fn grade(self, arguments: &VmmArgs, timeout: Option<Duration>) -> Result<Grade, Failure> {
+        if let Some(source) = observe::memory_refusal() {
+            let operation = "reading the memory of programs (process_vm_readv(2)), as a grade does,";
+            return Err(vmm::Error::Host { operation, source }.into());
+        }
         // A submission has the rights of this process, but cannot read the seed from its memory, or change it.
         observe::hide_this_process();
         let finished = courses::text(Job::Real.task()?, "end");
