@@ -4,7 +4,7 @@
 mod support;
 
 use lab::{Course, Exercise, Language};
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -27,13 +27,13 @@ fn main() -> ExitCode {
     for language in Language::ALL {
         tests.extend(course.exercises.iter().map(|exercise| of_exercise(exercise, language)));
         tests.push(kvm_test(format!("so2_has_all_points::{}", language.name()), move || {
-            graded("so2", language, "100/100")
+            graded("so2", language, "100/100");
         }));
         tests.push(kvm_test(format!("kev_has_all_points::{}", language.name()), move || {
-            graded("kev", language, "35/35")
+            graded("kev", language, "35/35");
         }));
     }
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 fn course(name: &str) -> Course {
