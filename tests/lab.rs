@@ -37,6 +37,8 @@ fn main() -> ExitCode {
         kvm_test("an_image_is_found_in_a_relative_folder_and_leaves_nothing", temporary_folders),
     ];
     let course = course("first-vmm");
+    let with_image = course.exercises.iter().filter(|exercise| exercise.check.contains("image_text"));
+    tests.extend(with_image.map(forged));
     for language in Language::ALL {
         tests.extend(course.exercises.iter().map(|exercise| of_exercise(exercise, language)));
         tests.push(kvm_test(format!("so2_has_all_points::{}", language.name()), move || {
@@ -76,6 +78,41 @@ fn of_exercise(exercise: &Exercise, language: Language) -> Trial {
         false => machine_test(name, body),
     }
 }
+
+/// A program that reads the text from the image, and runs no guest, gets no points.
+fn forged(exercise: &Exercise) -> Trial {
+    let Exercise { number, folder, check, .. } = exercise.clone();
+    kvm_test(format!("{folder}::forged"), move || {
+        let reader = Reader::new("first-vmm", Language::C);
+        // A wrong file (exercise 15) must be refused without a guest, so a program that refuses all files has these points.
+        let may_fail = check.contains("end=1") && !check.contains("\"=0\"");
+        for status in ["0", "1"].into_iter().filter(|status| *status == "0" || may_fail) {
+            let program = FORGED.replace("STATUS", status);
+            fs::write(reader.path.join(&folder).join("vmm.c"), program).unwrap();
+            let checked = reader.lab(&["check", &number.to_string()]);
+            let text = checked.text();
+            let of_vmm = text.lines().filter(|line| line.starts_with(' ') && !line.starts_with("        "));
+            let mut points = of_vmm.filter_map(|line| line.trim().split_once('/')).map(|(points, _)| points);
+            assert_eq!(checked.status, 111, "{text}{}", checked.stderr);
+            assert!(points.all(|points| points == "0"), "{text}");
+        }
+    })
+}
+
+/// Prints the text at the end of its first argument, a file, and ends with a status.
+const FORGED: &str = r#"
+#include <stdio.h>
+int main(int count, char **words)
+{
+    static char image[1 << 20];
+    FILE *file = count > 1 ? fopen(words[1], "r") : NULL;
+    long end = file ? (long)fread(image, 1, sizeof(image) - 1, file) - 1 : 0;
+    long start = end;
+    while (start > 0 && image[start - 1]) start--;
+    fputs(image + start, stdout);
+    return STATUS;
+}
+"#;
 
 /// `make` grades a course of its own: few points for the skeleton, and all for the solution.
 fn graded(name: &str, language: Language, points: &str) {
