@@ -38,6 +38,17 @@ const CONDITIONS: [&str; 12] = [
     "forbid = [\"hypercall\", \"long-mode\"]",
     "name = \"é\"\nvisibility = \"hidden\"\nexits = \"=3\"",
 ];
+/// The same for a VMM.
+const VMM_CONDITIONS: [&str; 6] = [
+    "output = \"{word}\"",
+    "setup = 'slot [0-9]: 0x0 to 0x[0-9a-f]+$'",
+    "setup = ['KVM_CREATE_VM$', 'failed, E[A-Z]+', '(x*)*y', '']",
+    "name = \"é\"\nsetup = 'é'",
+    "expect = [\"ax={a}\", \"u16@0x400=42\"]",
+    "exits = [\"<=12\", \"port 0xe9>=1\"]",
+];
+/// The calls of a VMM.
+const SETUP: &str = "vmm: calls on VM 0:\n  KVM_CREATE_VM\n  KVM_SET_USER_MEMORY_REGION: slot 0: 0x0 to 0xffff\n  KVM_RUN; failed, EFAULT: \u{1b}é\n";
 /// Parts of expectations.
 const PARTS: [&str; 24] = [
     "rax",
@@ -84,6 +95,7 @@ fn facts(output: &[u8]) -> Facts<'_> {
         modes: Some(vec![Mode::Real]),
         trace: None,
         features: Some(vec!["irqchip"]),
+        setup: Some(SETUP.into()),
     }
 }
 
@@ -99,9 +111,13 @@ fn build(script: &mut Script, (min, max): (i64, i64), letters: (u64, u64)) -> St
     if script.one_in(2) {
         text += "deadline = \"2026-12-01T23:59:59+02:00\"\n";
     }
-    if script.one_in(2) {
+    let is_vmm = script.one_in(4);
+    if is_vmm {
+        text += "[run]\nkind = \"vmm\"\nargs = [\"{image}\", \"{a}\"]\n";
+    } else if script.one_in(2) {
         text = text + "[run]\n" + script.pick(&SETTINGS) + "\n";
     }
+    let conditions = if is_vmm { VMM_CONDITIONS.as_slice() } else { &CONDITIONS };
     for number in 0..=script.below(3) {
         text += &format!(
             "[[task]]\nname = \"t{number}\"\npoints = {}\nweight = {}\nfile = \"a*.bin\"\n",
@@ -112,11 +128,14 @@ fn build(script: &mut Script, (min, max): (i64, i64), letters: (u64, u64)) -> St
             "random = {{ a = [{min}, {max}], b = [0, 9], word = {{ letters = [{}, {}] }} }}\n",
             letters.0, letters.1
         );
-        if script.one_in(2) {
+        if is_vmm {
+            text += "image = \"hidden.bin\"\n";
+            text += script.pick(&["", "image_text = \"\"\n", "image_text = \"{word} {a+b}\"\n"]);
+        } else if script.one_in(2) {
             text += "input = \"{word} {2*b-1}\"\nregisters = { cx = \"{b}\" }\n";
         }
         for _ in 0..=script.below(3) {
-            text = text + "[[task.check]]\n" + script.pick(&CONDITIONS) + "\n";
+            text = text + "[[task.check]]\n" + script.pick(conditions) + "\n";
         }
     }
     text
@@ -124,7 +143,8 @@ fn build(script: &mut Script, (min, max): (i64, i64), letters: (u64, u64)) -> St
 
 /// Reads an exercise, and grades facts by it. The exercise is right if it must be.
 fn read(text: &str, must_be_right: bool, output: &[u8], seed: u64) -> Option<Exercise> {
-    let exercise = match Exercise::parse(text, Files::Embedded(&[])) {
+    let files = [("hidden.bin".into(), vec![0xf4; 3])];
+    let exercise = match Exercise::parse(text, Files::Embedded(&files)) {
         Ok(exercise) => exercise,
         Err(problems) => {
             assert!(!problems.is_empty() && problems.iter().all(|problem| problem.at <= text.len()));
@@ -137,8 +157,10 @@ fn read(text: &str, must_be_right: bool, output: &[u8], seed: u64) -> Option<Exe
         assert_eq!(values, task.values(seed), "the same seed gives the same values");
         assert!(task.worth(task.points).hundredths() <= u64::from(task.points) * 10_000);
         // A value of another seed may be too large for its place.
-        let _ = (task.input(&values), task.registers(&values), task.args(&values, None));
-        let _ = task.image.as_ref().map(|image| image.filled(&values));
+        let _ = (task.input(&values), task.registers(&values), task.args(&values, Some("image")));
+        if let Some(Ok(image)) = task.image.as_ref().map(|image| image.filled(&values)) {
+            assert!(image.starts_with(&[0xf4; 3]), "{image:?}");
+        }
         for check in &task.checks {
             let Ok(conditions) = check.expectations(&values) else { continue };
             let facts = facts(output);
