@@ -173,7 +173,7 @@ setup: ## Check the build tools; install nasm if it is missing
 	for tool in $(CARGO) $$tools; do command -v $$tool >/dev/null || \
 		{ echo "make: $$tool is missing: install Rust (https://rustup.rs) and gcc with binutils" >&2; exit 1; }; done
 	@wanted=$$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml); version=$$($${RUSTC:-rustc} --version | cut -d ' ' -f 2); \
-	[ "$$(printf '%s\n' "$$wanted" "$$version" | sort -V | head -n 1)" = "$$wanted" ] || \
+	[ -z "$$version" ] || [ "$$(printf '%s\n' "$$wanted" "$$version" | sort -V | head -n 1)" = "$$wanted" ] || \
 		{ echo "make: Rust $$version is too old: install $$wanted or later (https://rustup.rs)" >&2; exit 1; }
 	@command -v nasm >/dev/null || tests/need nasm nasm "assembles the 16-bit guests"
 
