@@ -173,11 +173,14 @@ check-hosts: setup ## Check the build for other hosts: ARM Linux and macOS
 	done
 
 # Besides Rust, the build needs gcc with binutils, and nasm. Only nasm is installed automatically. On a host other than
-# x86-64 Linux, build.rs looks for the gcc.
+# x86-64 Linux, build.rs looks for the gcc. An old cargo would only complain about Cargo.toml.
 setup: ## Check the build tools; install nasm if it is missing
 	@case $$(uname -sm) in "Linux x86_64") tools="gcc ld objcopy";; esac; \
 	for tool in $(CARGO) $$tools; do command -v $$tool >/dev/null || \
 		{ echo "make: $$tool is missing: install Rust (https://rustup.rs) and gcc with binutils" >&2; exit 1; }; done
+	@wanted=$$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml); version=$$($${RUSTC:-rustc} --version | cut -d ' ' -f 2); \
+	[ -z "$$version" ] || [ "$$(printf '%s\n' "$$wanted" "$$version" | sort -V | head -n 1)" = "$$wanted" ] || \
+		{ echo "make: Rust $$version is too old: install $$wanted or later (https://rustup.rs)" >&2; exit 1; }
 	@command -v nasm >/dev/null || tests/need nasm nasm "assembles the 16-bit guests"
 
 # Several emulated hosts, because a host that runs for a long time sometimes stops.

@@ -204,12 +204,13 @@ fn list(place: &Place) -> Result<u8, LabError> {
     };
     let course = open(&folder.course)?;
     let mut text = format!("{} ({}), in {}\n", course.title, folder.course, printable(&folder.path));
+    let width = course.exercises.iter().map(|exercise| exercise.title.len()).max().unwrap_or(0);
     // Writing to a String cannot fail.
     for exercise in &course.exercises {
         let mark = if folder.is_done(exercise.number) { "done" } else { "" };
         let _ = writeln!(
             text,
-            "  {:>2}  {mark:<4}  {:<24}  {}/",
+            "  {:>2}  {mark:<4}  {:<width$}  {}/",
             exercise.number, exercise.title, exercise.folder
         );
     }
