@@ -99,8 +99,8 @@ book: $(MDBOOK) ## Build the lab book for a browser (target/book/index.html)
 
 # Without the search and the server for writers, there is less to compile.
 $(TARGET)/mdbook/bin/mdbook:
-	@echo "make: installing mdBook into $(TARGET)/mdbook, which takes some minutes" >&2
-	@$(CARGO) install mdbook --version 0.5.4 $(LOCKED) --no-default-features --root $(TARGET)/mdbook --quiet || \
+	@echo "make: installing mdBook into $(TARGET)/mdbook, which takes a minute or two" >&2
+	@$(CARGO) install mdbook --version 0.5.4 $(LOCKED) --no-default-features --debug --root $(TARGET)/mdbook --quiet || \
 		{ echo "make: cannot install mdBook: install it by hand, then try again" >&2; exit 1; }
 
 # Installs chromium if it is missing (Debian).
