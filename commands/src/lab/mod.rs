@@ -44,7 +44,7 @@ enum LabCommand {
     /// Write the skeleton of a course into a new folder
     #[command(after_help = "\
 Examples:
-  vmm lab new first-vmm my-vmm              chapters from the first ioctl to Linux
+  vmm lab new first-vmm my-vmm              from the first ioctl to Linux, in C
   vmm lab new first-vmm my-vmm --lang rust  the same in Rust, not C
   vmm lab new so2 so2                       SO2: `make` grades it
   vmm lab new kev kev                       project 2 of KeV on KVM
