@@ -44,9 +44,9 @@ enum LabCommand {
     /// Write the skeleton of a course into a new folder
     #[command(after_help = "\
 Examples:
-  vmm lab new first-vmm my-vmm              19 chapters, from the first ioctl to Linux, in C
-  vmm lab new first-vmm my-vmm --lang rust  the same in Rust, which needs only rustc
-  vmm lab new so2 so2                       the assignment of SO2: `make` grades it
+  vmm lab new first-vmm my-vmm              from the first ioctl to Linux, in C
+  vmm lab new first-vmm my-vmm --lang rust  the same in Rust, not C
+  vmm lab new so2 so2                       SO2: `make` grades it
   vmm lab new kev kev                       project 2 of KeV on KVM
 
 Exit status: 0 if all files are written, 110 for a usage error, such as a folder that has files, 115 if a file cannot be written.")]
