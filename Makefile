@@ -6,8 +6,14 @@ LOCKED := --locked
 # The build folder.
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help run recording polling static install test book page browser gdb debugger musl drgn formats check check-hosts testbed bench bench-parts bench-linux qemu fuzz random-guests fuzz-check cargo-fuzz campaign differ differ-testbed sanitize model testbed-linux durability cluster batch-files setup clean
+TARGETS := help run recording polling static install test book page browser gdb debugger musl drgn formats check check-hosts testbed bench bench-parts bench-linux qemu fuzz random-guests fuzz-check cargo-fuzz campaign differ differ-testbed sanitize model testbed-linux durability cluster batch-files setup clean
+.PHONY: $(TARGETS)
 .DEFAULT_GOAL := help
+
+# A name that is no target: names the targets with this word in them.
+.DEFAULT:
+	@similar='$(strip $(foreach target,$(TARGETS),$(if $(findstring $@,$(target)),$(target))))'; \
+	echo "make: there is no target $@: \`make help\` lists the targets$${similar:+; with this word there are: $$similar}" >&2; exit 2
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22

@@ -3,7 +3,7 @@
 
 mod support;
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     tests.push(kvm_test("the_timer_runs_and_a_halt_with_interrupts_off_ends_the_run", || timer(kernels)));
     tests.push(kvm_test("a_kernel_starts_the_other_processors", || processors(kernels)));
     tests.push(plain_test("what_a_kernel_cannot_have_is_refused", || refused(kernels)));
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 /// The built kernels, and two files for modules.

@@ -1,17 +1,17 @@
 //! `vmm lab`: our own solutions pass each exercise, and the skeletons that a reader gets do not.
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/lab.rs"]
+mod folder;
 mod support;
 
+use folder::Reader;
 use lab::{Course, Exercise, Language};
 use libtest_mimic::{Arguments, Trial};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
-use support::{Files, Ran, assert_error, kvm_test, machine_test, plain_test, ran, run};
-
-/// The folder of our solutions.
-const COURSES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../lab/courses");
+use support::{Files, assert_error, kvm_test, machine_test, plain_test, ran, run};
 
 fn main() -> ExitCode {
     support::watchdog();
@@ -27,10 +27,10 @@ fn main() -> ExitCode {
     for language in Language::ALL {
         tests.extend(course.exercises.iter().map(|exercise| of_exercise(exercise, language)));
         tests.push(kvm_test(format!("so2_has_all_points::{}", language.name()), move || {
-            graded("so2", language, "100/100")
+            graded("so2", language, "100/100");
         }));
         tests.push(kvm_test(format!("kev_has_all_points::{}", language.name()), move || {
-            graded("kev", language, "35/35")
+            graded("kev", language, "35/35");
         }));
     }
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
@@ -38,40 +38,6 @@ fn main() -> ExitCode {
 
 fn course(name: &str) -> Course {
     Course::open(name).unwrap().unwrap()
-}
-
-/// A folder of a course.
-struct Reader {
-    _files: Files,
-    path: PathBuf,
-}
-
-impl Reader {
-    fn new(course: &str, language: Language) -> Self {
-        let files = Files::new();
-        let path = files.0.path().join("lab");
-        let made = ran(&["lab", "new", course, path.to_str().unwrap(), "--lang", language.name()]);
-        assert_eq!((made.status, made.text().as_str()), (0, ""), "{}", made.stderr);
-        assert!(made.stderr.starts_with("vmm: wrote "), "{}", made.stderr);
-        Self { _files: files, path }
-    }
-
-    /// Runs `vmm lab` with the folder.
-    fn lab(&self, arguments: &[&str]) -> Ran {
-        ran(&[&["lab"], arguments, &["-C", self.path.to_str().unwrap()]].concat())
-    }
-
-    /// Writes our solution over the skeleton of a folder.
-    fn solve(&self, course: &str, folder: &str) {
-        let from = Path::new(COURSES).join(course).join(folder);
-        for entry in fs::read_dir(&from).unwrap() {
-            let path = entry.unwrap().path();
-            let to = self.path.join(path.strip_prefix(Path::new(COURSES).join(course)).unwrap());
-            if path.is_file() && to.exists() {
-                fs::copy(&path, &to).unwrap();
-            }
-        }
-    }
 }
 
 /// The test of an exercise: the skeleton is built and fails, and the solution passes.

@@ -206,6 +206,14 @@ fn another_user() {
         assert_eq!(ran.status, 116, "{engine}: {}", ran.stderr);
         assert!(ran.stderr.contains("it is a setuid or setgid program"), "{engine}: {}", ran.stderr);
     }
+    // A program that hides from its user.
+    let hidden = compiled("-DMISTAKE_HIDES");
+    let sentence =
+        "are not known, because it hides its files from other processes of its user (PR_SET_DUMPABLE)";
+    let ran = as_nobody(&[VMM, "observe", "--engine", "ptrace", "--", &hidden, "real"]);
+    assert!(ran.stderr.contains(sentence) && !ran.stderr.contains("made no VM"), "{}", ran.stderr);
+    let ran = as_nobody(&[VMM, "grade", "so2", &hidden]);
+    assert!(ran.status == 111 && ran.text().contains(sentence), "{}{}", ran.text(), ran.stderr);
     // A node that only its owner can open.
     let node = PROGRAMS.get_or_init(Files::new).0.path().join("kvm");
     fs::set_permissions(&node, fs::Permissions::from_mode(0o600)).unwrap();

@@ -8,7 +8,6 @@ mod markdown;
 mod support;
 
 use console_blocks::Shell;
-use libtest_mimic::Arguments;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -28,7 +27,7 @@ fn main() -> ExitCode {
         kvm_test("the_commands_of_the_readme_print_what_it_shows", commands),
         kvm_test("the_recording_shows_what_the_program_prints", recording),
     ];
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 fn readme() -> String {

@@ -30,6 +30,7 @@ mod outcome;
 mod outputs;
 mod places;
 mod processor;
+mod progress;
 mod report;
 mod run;
 mod sample;

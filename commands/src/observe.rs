@@ -218,6 +218,10 @@ fn remarks(name: &str, engine: &str, observation: &Observation, has_failed: bool
         observation.missing.iter().map(|part| format!("jail: {}", part.text())).collect();
     if observation.machines == 0 && observation.vcpus.is_empty() {
         remarks.push(match engine {
+            _ if observation.is_hidden => format!(
+                "the calls of {name} to KVM are not known, because it hides its files from other processes of its user \
+                 (PR_SET_DUMPABLE): leave that out, or run vmm as root"
+            ),
             _ if has_failed => format!("{name} made no VM, and calls to KVM failed (--setup)"),
             "ptrace" => format!("{name} made no VM: neither it nor a child called KVM_CREATE_VM on /dev/kvm"),
             _ => format!(

@@ -24,6 +24,7 @@ mod descendants;
 mod doubts;
 mod engine;
 mod error;
+mod hang;
 mod isolation;
 mod layout;
 mod memory;

@@ -33,7 +33,7 @@ pub fn steps(block: &str) -> Vec<Step> {
         let (is_first, rest) = (step.shown.is_empty(), line.strip_prefix("> "));
         match rest.filter(|_| step.command.contains("<<")) {
             _ if is_first && step.command.ends_with('\\') => {
-                step.command += &format!("\n{}", rest.unwrap_or(line))
+                step.command += &format!("\n{}", rest.unwrap_or(line));
             }
             Some(rest) if is_first => step.command += &format!("\n{rest}"),
             _ => step.shown.push(line.into()),

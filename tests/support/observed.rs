@@ -16,7 +16,7 @@ pub static PROGRAMS: OnceLock<Files> = OnceLock::new();
 
 /// Runs the tests, and removes the programs.
 pub fn main(tests: Vec<libtest_mimic::Trial>) -> ExitCode {
-    let conclusion = libtest_mimic::run(&libtest_mimic::Arguments::from_args(), tests);
+    let conclusion = libtest_mimic::run(&crate::support::arguments(), tests);
     if let Some(programs) = PROGRAMS.get() {
         let _ = fs::remove_dir_all(programs.0.path());
     }

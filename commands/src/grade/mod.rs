@@ -15,8 +15,10 @@ mod student;
 mod student_args;
 mod target;
 
+use crate::file_name::suggestion;
 use crate::jail::{Jail, JailArgs, Rights};
 use crate::processor::VcpuArg;
+use crate::progress::Progress;
 use crate::status::{self, Failure, HasStatus};
 use crate::streams::{print_stderr, report_error};
 use crate::summary::ending;
@@ -96,6 +98,7 @@ fn tasks(
             return Err(Error::Config("a student's VMM runs on KVM: leave --vcpu out".into()).into());
         }
         check_host(Settings { processor: Some(Processor::Kvm), ..settings })?;
+        let _progress = Progress::begin(false, || "grading".into());
         return prepared.grade(&arguments.vmm, settings.timeout);
     }
     check_host(settings)?;
@@ -106,6 +109,7 @@ fn tasks(
         let results = arguments.output.files();
         jail.enter(&Rights { read, results, builds: true, ..Rights::default() }, None)?;
     }
+    let _progress = Progress::begin(false, || "grading".into());
     let missing = |missing| format!("vmm: not graded, because there is no image: {missing}\n");
     Ok(match arguments.course() {
         Course::So2 => student::Grade {
@@ -226,7 +230,11 @@ fn images(arguments: &GradeArgs) -> Result<Vec<kev::Replacement>, Error> {
 /// Makes an image that cannot be read an error of the command line.
 fn unreadable(error: Error) -> Error {
     match error {
-        Error::Image(error) if is_unreadable(&error) => Error::Config(error.to_string()),
+        Error::Image(error) if is_unreadable(&error) => {
+            let error = Error::Image(error);
+            let similar = error.unread_file().map_or_else(String::new, |path| suggestion(Path::new(path)));
+            Error::Config(format!("{error}{similar}"))
+        }
         error => error,
     }
 }

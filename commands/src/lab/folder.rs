@@ -93,7 +93,7 @@ impl Folder {
             "course" => self.course = value.into(),
             "language" => self.language = Language::ALL.iter().find(|one| one.name() == value)?.name().into(),
             "done" => {
-                self.done = value.split_whitespace().map(|word| word.parse().ok()).collect::<Option<_>>()?
+                self.done = value.split_whitespace().map(|word| word.parse().ok()).collect::<Option<_>>()?;
             }
             "hints" => {
                 let one = |word: &str| {

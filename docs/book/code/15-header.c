@@ -16,7 +16,7 @@ int main(int argc, char **argv)
 	// ANCHOR: header
 	memcpy(&header, start + 0x1f1, sizeof(header));
 	if (header.header != 0x53726448) {
-		fprintf(stderr, "no bzImage: HdrS is missing\n");
+		fprintf(stderr, "this is not a bzImage: HdrS is missing\n");
 		return 1;
 	}
 	printf("protocol      %d.%02d\n", header.version >> 8, header.version & 0xff);

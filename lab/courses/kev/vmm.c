@@ -228,7 +228,7 @@ static void handle_io(void)
 
 	//{
 	//= /*
-	//=  * TODO 3: A string instruction, such as rep outsb, can have several elements in one exit. Call handle_port() for each
+	//=  * TODO 3: A string instruction, such as rep insb, can have several elements in one exit. Call handle_port() for each
 	//=  * of the io.count elements. They stand one after the other, from data on, and each has io.size bytes.
 	//=  */
 	//= handle_port(kvm_run->io.port, is_out, data, kvm_run->io.size);

@@ -212,7 +212,7 @@ impl Vmm {
             std::slice::from_raw_parts_mut(start, size * io.count as usize)
         };
         //{
-        //= // TODO 3: A string instruction, such as rep outsb, can have several elements in one exit. Call self.handle_port() for
+        //= // TODO 3: A string instruction, such as rep insb, can have several elements in one exit. Call self.handle_port() for
         //= // each of them: they stand in data one after the other, and each has `size` bytes.
         //= self.handle_port(io.port, is_out, &mut data[..size])
         for element in data.chunks_mut(size) {

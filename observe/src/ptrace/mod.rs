@@ -182,6 +182,9 @@ impl Engine for Ptrace {
         }
         to(Event::LostCalls(self.limits.lost));
         to(Event::Unrecorded(self.objects.unrecorded));
+        if self.objects.is_hidden {
+            to(Event::Hidden);
+        }
         to(Event::Machines(self.objects.machines));
     }
 

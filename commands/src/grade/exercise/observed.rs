@@ -209,7 +209,14 @@ impl ObservedRun {
             },
             Ending::Timeout(limit) => RunEnd::Failed {
                 timed_out: true,
-                text: format!("timeout: the program did not end within {} s", limit.as_secs_f64()),
+                text: format!(
+                    "timeout: the program did not end within {} s{}",
+                    limit.as_secs_f64(),
+                    self.observation
+                        .hang
+                        .as_ref()
+                        .map_or_else(String::new, |hang| format!("; at the end it {hang}"))
+                ),
             },
             Ending::Ended(status) => match status.code() {
                 Some(code) => RunEnd::Status(code),

@@ -17,6 +17,7 @@ mod watch;
 use crate::grade::student_args::VmmArgs;
 use crate::grade::{Course, Task, courses};
 use crate::jail::JailArgs;
+use crate::progress;
 use crate::status::Failure;
 use count::Pattern;
 use job::{Command, Job, Plan};
@@ -122,6 +123,7 @@ impl Prepared {
                 runs.push(None);
                 continue;
             };
+            progress::say(|| format!("grading, {} runs", printable(target.program.path())));
             let run = |engine| target.run(engine, limit, self.jail, finished, &self.pattern);
             let mut ran = run(engine);
             if let Err(Failure::Observe(observe::Error::Unfit { what, .. })) = &ran

@@ -160,7 +160,7 @@ initrd_end:
     mov edx, finished + BASE
     call say
 
-; What a check appends to this file is in memory behind the kernel, too.
+; The text that a check appends to this file is in memory behind the kernel, too.
     mov edx, text + BASE
 
 say_and_end:

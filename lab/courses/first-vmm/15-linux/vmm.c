@@ -118,7 +118,7 @@ static struct setup_header read_header(const char *path, const uint8_t *file, si
 	memcpy(&header, file + 0x1f1, sizeof(header));
 	//{
 	if (header.header != 0x53726448)
-		refuse(path, "this is no bzImage: HdrS is missing at 0x202");
+		refuse(path, "this is not a bzImage: HdrS is missing at 0x202");
 	if (header.version < 0x20c || !(header.xloadflags & XLF_KERNEL_64))
 		refuse(path, "the kernel has no 64-bit entry");
 	//= // TODO 1: Refuse the file if header.header is not 0x53726448 ("HdrS"), if header.version is below 0x20c, and if
@@ -253,8 +253,8 @@ static uint8_t com1_read(int number)
 	return 0;
 }
 
-// An access to a port. A port without a device reads as ones. The clock of a PC is missing, too: Linux would wait for a bit of it to
-// become 0, so it reads as zeroes.
+// An access to a port. A port without a device reads as ones. The clock of a PC is missing, too: Linux would wait for a
+// bit of it to become 0, so it reads as zeroes.
 static void port_access(void)
 {
 	uint8_t *data = (uint8_t *)run + run->io.data_offset;
@@ -316,6 +316,10 @@ int main(int argc, char **argv)
 	}
 	free(file);
 	fill_boot_params(&header, argv[2], initrd, size);
+	if (ram[KERNEL + 0x200] == 0 && ram[KERNEL + 0x201] == 0) {
+		fprintf(stderr, "vmm: there is no code at the 64-bit entry, 0x100200\n");
+		return 2;
+	}
 	set_cpuid();
 	set_registers();
 	run_guest();

@@ -59,14 +59,14 @@ fn u32_at(bytes: &[u8], offset: usize) -> u32 {
     u32::from(u16_at(bytes, offset)) | u32::from(u16_at(bytes, offset + 2)) << 16
 }
 
-// Why a file is no kernel for this VMM.
+// Checks the header of a kernel. The error says why this VMM cannot load it.
 fn check_header(file: &[u8]) -> std::result::Result<(), &'static str> {
     if file.len() < HEADER_END {
         return Err("the file is too short for a bzImage");
     }
     //{
     if &file[MAGIC..MAGIC + 4] != b"HdrS" {
-        return Err("this is no bzImage: HdrS is missing at 0x202");
+        return Err("this is not a bzImage: HdrS is missing at 0x202");
     }
     if u16_at(file, VERSION) < 0x20c || u16_at(file, XLOADFLAGS) & XLF_KERNEL_64 == 0 {
         return Err("the kernel has no 64-bit entry");
@@ -296,7 +296,9 @@ impl Machine {
         let io = unsafe { self.state().exit.io };
         let length = usize::from(io.size) * io.count as usize;
         // SAFETY: KVM has `length` bytes there, in the mapping of the vCPU, and nothing else uses them until KVM_RUN.
-        let data = unsafe { std::slice::from_raw_parts_mut(self.run.cast::<u8>().add(io.data_offset as usize), length) };
+        let data = unsafe {
+            std::slice::from_raw_parts_mut(self.run.cast::<u8>().add(io.data_offset as usize), length)
+        };
         let is_read = io.direction == KVM_EXIT_IO_IN;
         if is_read {
             data.fill(if io.port == CLOCK { 0 } else { 0xff });
@@ -356,7 +358,9 @@ fn start() -> Result<()> {
     };
     let file = read(kernel)?;
     check_header(&file).map_err(|why| format!("{kernel}: {why}"))?;
-    if command_line.len() > u32_at(&file, CMDLINE_SIZE) as usize || command_line.len() >= LOW_END - COMMAND_LINE {
+    if command_line.len() > u32_at(&file, CMDLINE_SIZE) as usize
+        || command_line.len() >= LOW_END - COMMAND_LINE
+    {
         return Err(format!("{kernel}: the command line is longer than this kernel takes").into());
     }
     if initrd.len() > RAM_SIZE / 2 {
@@ -367,6 +371,10 @@ fn start() -> Result<()> {
     let place = (RAM_SIZE - initrd.len()) & !0xfff;
     machine.ram.write(place, &initrd);
     machine.fill_boot_params(&file[HEADER..HEADER_END], command_line, place, initrd.len());
+    if machine.ram.read(KERNEL + 0x200, 2) == [0, 0] {
+        eprintln!("vmm: there is no code at the 64-bit entry, 0x100200");
+        std::process::exit(2);
+    }
     machine.set_cpuid()?;
     machine.set_registers()?;
     machine.run()

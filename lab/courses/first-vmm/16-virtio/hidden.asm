@@ -113,7 +113,7 @@ start:
     mov ecx, 16
     call is_untouched
     jne fail_text
-; Two buffers with the same bytes would be no entropy.
+; Two buffers with the same bytes would not be random.
     mov edx, equal
     mov rax, [BUFFERS + 0x100]
     cmp rax, [BUFFERS]
@@ -389,7 +389,7 @@ equal db "two buffers have the same bytes", 0
 two_chains db "the first of two chains was not filled", 0
 outside db "a buffer outside of the memory must set NEEDS_RESET, and use nothing", 0
 beyond db "a buffer whose end is outside of the memory must set NEEDS_RESET, and use nothing", 0
-no_descriptor db "a head that is no descriptor must set NEEDS_RESET, and use nothing", 0
+no_descriptor db "a head that is not a descriptor must set NEEDS_RESET, and use nothing", 0
 circle db "a chain that is a circle must set NEEDS_RESET, and use nothing", 0
 was db " is ", 0
 should_be db ", and should be ", 0

@@ -1,8 +1,8 @@
 // Chapter 16: a virtio device. Usage: ./vmm IMAGE
 //
-// The VMM loads the flat file IMAGE at 0x1000 and runs it in long mode. The guest prints bytes to port 0xE9 and ends with HLT.
-// At 0x10000000 it finds a virtio device over MMIO, version 2: an entropy device (4) with one queue. It fills buffers with
-// random bytes.
+// The VMM loads the flat file IMAGE at 0x1000 and runs it in long mode. The guest prints bytes to port 0xE9 and ends
+// with HLT. At 0x10000000 it finds a virtio device over MMIO, version 2: an entropy device (4) with one queue. It fills
+// buffers with random bytes.
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <stdint.h>

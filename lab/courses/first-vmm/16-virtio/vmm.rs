@@ -1,8 +1,8 @@
 // Chapter 16: a virtio device. Usage: ./vmm IMAGE
 //
-// The VMM loads the flat file IMAGE at 0x1000 and runs it in long mode. The guest prints bytes to port 0xE9 and ends with HLT.
-// At 0x10000000 it finds a virtio device over MMIO, version 2: an entropy device (4) with one queue. It fills buffers with
-// random bytes.
+// The VMM loads the flat file IMAGE at 0x1000 and runs it in long mode. The guest prints bytes to port 0xE9 and ends
+// with HLT. At 0x10000000 it finds a virtio device over MMIO, version 2: an entropy device (4) with one queue. It fills
+// buffers with random bytes.
 #[path = "../kvm.rs"]
 mod kvm;
 
@@ -55,7 +55,7 @@ const WRITE: u16 = 2;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-// What the driver has done wrong: the device then sets NEEDS_RESET.
+// A mistake of the driver: the device then sets NEEDS_RESET.
 struct Broken;
 
 #[derive(Default)]
@@ -279,7 +279,9 @@ impl Device {
         }
         let is_high = offset & 4 != 0;
         match offset & !4 {
-            QUEUE_NUM if !is_high && value.is_power_of_two() && value <= LONGEST_QUEUE => registers.length = value,
+            QUEUE_NUM if !is_high && value.is_power_of_two() && value <= LONGEST_QUEUE => {
+                registers.length = value
+            }
             QUEUE_DESC => set_half(&mut registers.descriptors, is_high, value),
             QUEUE_DRIVER => set_half(&mut registers.available, is_high, value),
             QUEUE_DEVICE => set_half(&mut registers.used, is_high, value),

@@ -1,4 +1,4 @@
-// Chapter 17: a guest in long mode. It prints a greeting for the name that it finds at 0x8000, a text with a zero byte at its end.
+// Chapter 17: a guest in long mode. It prints a greeting for the name at 0x8000, a text with a zero byte at its end.
 //
 // It has a mistake: it dies before it has printed everything. Find it.
 .intel_syntax noprefix

@@ -1,7 +1,8 @@
 // Chapter 17: debugging. Usage: ./vmm IMAGE [TEXT]
 //
-// The VMM loads the flat file IMAGE at 0x1000 and runs it in long mode. The guest prints bytes to port 0xE9 and ends with HLT.
-// It reads TEXT byte by byte: bit 0 of port 0x10 says that a byte is there, and port 0x11 gives the next one, 0 at the end.
+// The VMM loads the flat file IMAGE at 0x1000 and runs it in long mode. The guest prints bytes to port 0xE9 and ends
+// with HLT. It reads TEXT byte by byte: bit 0 of port 0x10 says that a byte is there, and port 0x11 gives the next one,
+// 0 at the end.
 //
 // This program is complete, but it has two mistakes. Find them.
 #[path = "../kvm.rs"]

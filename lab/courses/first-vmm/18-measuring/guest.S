@@ -1,6 +1,6 @@
 // Chapter 18: a guest in long mode. It prints 20 lines, each with a letter and the text at 0x8000: "a: text", "b: text", ...
 //
-// The VMM prints a block of memory with two writes: its address (32 bits) to port 0x30, and then its length (32 bits) to port 0x34.
+// The VMM prints a block of memory with two writes of 32 bits: its address to port 0x30, and then its length to port 0x34.
 .intel_syntax noprefix
 .code64
 .globl _start

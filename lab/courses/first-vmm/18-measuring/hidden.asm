@@ -13,7 +13,7 @@ org 0x1000
 ; The address stays, only the length is new.
     mov eax, 3
     out 0x34, eax
-; A byte to the port of the length is no length.
+; A byte to the port of the length is not a length.
     mov al, 5
     out 0x34, al
     mov al, 10

@@ -1,8 +1,8 @@
 // Chapter 18: measuring. Usage: ./vmm IMAGE [TEXT]
 //
 // The VMM loads the flat file IMAGE at 0x1000 and runs it in long mode. TEXT is at 0x8000, with a zero byte at its end.
-// The guest prints bytes to port 0xE9 and ends with HLT. It can also print a block of its memory: a 32-bit write to port 0x30
-// is the address of the block, and one to port 0x34 is its length, and prints it.
+// The guest prints bytes to port 0xE9 and ends with HLT. It can also print a block of its memory: a 32-bit write to port
+// 0x30 is the address of the block, and one to port 0x34 is its length, and prints it.
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <stdint.h>

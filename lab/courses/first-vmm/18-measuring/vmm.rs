@@ -1,8 +1,8 @@
 // Chapter 18: measuring. Usage: ./vmm IMAGE [TEXT]
 //
 // The VMM loads the flat file IMAGE at 0x1000 and runs it in long mode. TEXT is at 0x8000, with a zero byte at its end.
-// The guest prints bytes to port 0xE9 and ends with HLT. It can also print a block of its memory: a 32-bit write to port 0x30
-// is the address of the block, and one to port 0x34 is its length, and prints it.
+// The guest prints bytes to port 0xE9 and ends with HLT. It can also print a block of its memory: a 32-bit write to port
+// 0x30 is the address of the block, and one to port 0x34 is its length, and prints it.
 #[path = "../kvm.rs"]
 mod kvm;
 
@@ -100,7 +100,9 @@ impl Machine {
     fn print_block(&self, address: u32, length: u32) -> Result<()> {
         let (address, length) = (address as usize, length as usize);
         if length > RAM_SIZE || address > RAM_SIZE - length {
-            return Err(format!("the block at {address:#x} with {length} bytes is outside of the memory").into());
+            return Err(
+                format!("the block at {address:#x} with {length} bytes is outside of the memory").into()
+            );
         }
         io::stdout().write_all(&self.ram.read(address, length))?;
         Ok(())
@@ -111,7 +113,9 @@ impl Machine {
             (PRINT, [byte]) => io::stdout().write_all(&[*byte])?,
             //{
             (BLOCK_ADDRESS, &[a, b, c, d]) => self.block_address = u32::from_le_bytes([a, b, c, d]),
-            (BLOCK_LENGTH, &[a, b, c, d]) => self.print_block(self.block_address, u32::from_le_bytes([a, b, c, d]))?,
+            (BLOCK_LENGTH, &[a, b, c, d]) => {
+                self.print_block(self.block_address, u32::from_le_bytes([a, b, c, d]))?
+            }
             //= // TODO 1: A 4-byte write to BLOCK_ADDRESS is the address of a block: keep it in self.block_address. A 4-byte
             //= // write to BLOCK_LENGTH is its length: call self.print_block. u32::from_le_bytes makes a number of 4 bytes.
             //= (BLOCK_ADDRESS | BLOCK_LENGTH, _) => {

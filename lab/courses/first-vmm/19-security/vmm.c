@@ -1,7 +1,7 @@
 // Chapter 19: security. Usage: ./vmm IMAGE
 //
-// The VMM loads the flat file IMAGE at 0x1000 and runs it in long mode. The guest prints bytes to port 0xE9 and ends with HLT.
-// It has a device that copies memory: a 32-bit write to port 0x40 is the address of a request, a struct request.
+// The VMM loads the flat file IMAGE at 0x1000 and runs it in long mode. The guest prints bytes to port 0xE9 and ends
+// with HLT. It has a device that copies memory: a 32-bit write to port 0x40 is the address of a request of 24 bytes.
 //
 // A guest is hostile. If it asks for something that is not allowed, the VMM says so on stderr, and ends with status 1.
 #include <errno.h>
@@ -106,7 +106,7 @@ static int is_inside(uint64_t address, uint64_t size)
 	//}
 }
 
-// What the guest asks the device for. It lies in the guest's memory, so it can change at any time.
+// A request of the guest. It lies in the guest's memory, so it can change at any time.
 struct request {
 	uint64_t source, destination;
 	uint32_t length;
@@ -122,6 +122,7 @@ static void copy(uint32_t address)
 	if (!is_inside(address, sizeof(request)))
 		refuse("a request is outside of its memory");
 	memcpy(&request, ram + address, sizeof(request));
+	__asm__ volatile("" ::: "memory"); // the compiler must not read the request again
 	if (!is_inside(request.source, request.length) || !is_inside(request.destination, request.length))
 		refuse("a request for memory that it does not have");
 	memmove(ram + request.destination, ram + request.source, request.length);

@@ -1,7 +1,7 @@
 // Chapter 19: security. Usage: ./vmm IMAGE
 //
-// The VMM loads the flat file IMAGE at 0x1000 and runs it in long mode. The guest prints bytes to port 0xE9 and ends with HLT.
-// It has a device that copies memory: a 32-bit write to port 0x40 is the address of a request, a struct request.
+// The VMM loads the flat file IMAGE at 0x1000 and runs it in long mode. The guest prints bytes to port 0xE9 and ends
+// with HLT. It has a device that copies memory: a 32-bit write to port 0x40 is the address of a request of 24 bytes.
 //
 // A guest is hostile. If it asks for something that is not allowed, the VMM says so on stderr, and ends with status 1.
 #[path = "../kvm.rs"]
@@ -112,7 +112,8 @@ impl Machine {
             return Err("a request is outside of its memory".into());
         }
         let request = self.ram.read(address, REQUEST);
-        let (source, destination, length) = (number(&request[..8]), number(&request[8..16]), number(&request[16..20]));
+        let (source, destination, length) =
+            (number(&request[..8]), number(&request[8..16]), number(&request[16..20]));
         if !is_inside(source, length) || !is_inside(destination, length) {
             return Err("a request for memory that it does not have".into());
         }
