@@ -9,7 +9,7 @@ mod markdown;
 mod support;
 
 use console_blocks::{Shell, is_like};
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -28,7 +28,7 @@ fn main() -> ExitCode {
         plain_test("a_wrong_output_is_found", differences),
     ];
     tests.extend(pages().into_iter().filter(|page| !page.commands().is_empty()).map(commands));
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 /// A page of the book.

@@ -124,7 +124,7 @@ fn removed_programs() {
         // In the jail it cannot.
         let (points, text) = points(&["--vmm", &path, "--jail=off"]);
         assert_eq!(points, [30, 0, 0, 0, 10], "{text}");
-        assert!(text.contains(&format!("{path} long: it cannot be started: {cause}")), "{text}");
+        assert!(text.contains(&format!("vmm.sh long: it cannot be started: {cause}")), "{text}");
         let _ = fs::remove_file(path);
     }
 }

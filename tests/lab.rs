@@ -7,7 +7,7 @@ mod support;
 
 use folder::Reader;
 use lab::{Course, Exercise, Language};
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
             graded("kev", language, "35/35");
         }));
     }
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 fn course(name: &str) -> Course {

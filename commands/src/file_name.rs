@@ -41,14 +41,17 @@ const SIMILAR: f64 = 0.85;
 /// The most entries of a folder that are compared.
 const MAX_ENTRIES: usize = 10_000;
 
-/// The most similar of these names, and its similarity. `None` if none is similar.
-pub fn similar(name: &str, names: impl Iterator<Item = String>) -> Option<(f64, String)> {
-    let similarities = names.map(|other| (strsim::jaro_winkler(&other, name), other));
-    let is_similar = |one: &(f64, String)| one.0 > SIMILAR && one.1 != name;
-    // Of several, the first in the alphabet: the order of a folder is not always the same.
-    similarities
-        .filter(is_similar)
-        .max_by(|left, right| left.0.total_cmp(&right.0).then(right.1.cmp(&left.1)))
+/// The more similar of two names, if it is similar enough. Of equally similar ones, the first in the alphabet: the order of a folder is
+/// not always the same.
+pub fn more_similar(name: &str, best: &mut Option<(f64, String)>, other: &str) {
+    let similarity = strsim::jaro_winkler(other, name);
+    let is_better = match best {
+        None => similarity > SIMILAR,
+        Some((found, text)) => similarity > *found || similarity == *found && other < text.as_str(),
+    };
+    if is_better && other != name {
+        *best = Some((similarity, other.into()));
+    }
 }
 
 /// The path with the most similar name in the folder of a missing file, and its similarity.
@@ -56,10 +59,15 @@ pub fn similar_file(path: &Path) -> Option<(f64, PathBuf)> {
     let is_missing = path.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound);
     let name = path.file_name().filter(|_| is_missing)?.to_str()?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let entries = fs::read_dir(folder.unwrap_or(Path::new("."))).ok()?.take(MAX_ENTRIES).flatten();
-    let (similarity, found) =
-        similar(name, entries.filter_map(|entry| entry.file_name().into_string().ok()))?;
-    Some((similarity, path.with_file_name(found)))
+    let mut best = None;
+    for entry in fs::read_dir(folder.unwrap_or(Path::new("."))).ok()?.take(MAX_ENTRIES) {
+        if let Ok(entry) = entry
+            && let Some(other) = entry.file_name().to_str()
+        {
+            more_similar(name, &mut best, other);
+        }
+    }
+    best.map(|(similarity, found)| (similarity, path.with_file_name(found)))
 }
 
 /// The part of a message about a missing file that names a similar one. Empty without one.

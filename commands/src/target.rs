@@ -337,11 +337,15 @@ fn similar(name: &str) -> Option<String> {
     if let Some(file) = files.find(|file| Path::new(file).is_file()) {
         return Some(file);
     }
-    let guest = file_name::similar(name, guest::GUESTS.iter().map(|guest| guest.name.into()));
-    let file = file_name::similar_file(Path::new(name));
-    let file = file.and_then(|(similarity, file)| Some((similarity, file.to_str()?.to_string())));
-    let best = guest.into_iter().chain(file).max_by(|left, right| left.0.total_cmp(&right.0));
-    best.map(|(_, name)| name)
+    let mut guest = None;
+    for one in guest::GUESTS {
+        file_name::more_similar(name, &mut guest, one.name);
+    }
+    match (guest, file_name::similar_file(Path::new(name))) {
+        (Some((similarity, guest)), Some((of_file, _))) if similarity >= of_file => Some(guest),
+        (_, Some((_, file))) => Some(file.to_str()?.into()),
+        (guest, None) => Some(guest?.1),
+    }
 }
 
 /// Warns of an address that is decimal, but looks like a hexadecimal number without 0x.

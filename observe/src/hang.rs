@@ -46,12 +46,16 @@ impl Place {
 
 /// A sentence about the place of a program, without its subject. `family` are its processes. `None` if the system does not tell.
 pub(crate) fn place(family: &[i32]) -> Option<String> {
-    let threads = family.iter().take(MOST).flat_map(|process| {
-        let threads =
-            fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().take(MOST).flatten();
-        threads.filter_map(|thread| Place::of(&fs::read_to_string(thread.path().join("syscall")).ok()?))
-    });
-    Some(match threads.max()? {
+    let mut place = None;
+    for process in family.iter().take(MOST) {
+        let Ok(threads) = fs::read_dir(format!("/proc/{process}/task")) else { continue };
+        for thread in threads.take(MOST) {
+            let Ok(thread) = thread else { continue };
+            let text = fs::read_to_string(thread.path().join("syscall")).unwrap_or_default();
+            place = place.max(Place::of(&text));
+        }
+    }
+    Some(match place? {
         Place::Children => "waited for a child".into(),
         Place::Call(call) => match i32::try_from(call).ok().and_then(jail::call_name) {
             Some(name) => format!("was in the system call {name}"),

@@ -67,6 +67,9 @@ pub fn points(arguments: &[&str]) -> ([u32; 5], String) {
     assert_eq!(sum, (earned.iter().sum(), 100), "{text}");
     assert_eq!(lines.iter().map(|(_, of)| *of).collect::<Vec<_>>(), [30, 20, 30, 10, 10], "{text}");
     assert_eq!(ran.status, if sum.0 == 100 { 0 } else { 111 }, "{text}");
+    // A student does not know the folder in which the program is graded.
+    let folder = PROGRAMS.get().map(|programs| programs.0.path().to_str().unwrap().to_string());
+    assert!(folder.is_none_or(|folder| !text.contains(&folder)), "{text}");
     // Nothing is random with the program's own guests.
     assert_ne!(ran.stderr.contains("--seed "), arguments.contains(&"--own-guests"), "{}", ran.stderr);
     (earned.try_into().unwrap(), text)

@@ -5,6 +5,7 @@ use super::{LabError, Place, build, open};
 use crate::grade::grade_folder;
 use crate::jail::JailArgs;
 use crate::processor::VcpuArg;
+use crate::progress::Progress;
 use crate::status;
 use crate::streams::{print_stderr, print_stdout};
 use clap::Args;
@@ -120,7 +121,10 @@ fn check(arguments: &CheckArgs, folder: &mut Folder, exercise: &Exercise) -> Res
     let random = || RandomState::new().hash_one(0) & u64::from(u32::MAX);
     let seed = arguments.seed.unwrap_or_else(random);
     let processor = arguments.vcpu.map(Into::into);
-    let tasks = grade_folder(&parsed, &folder.path.join(&exercise.folder), seed, processor, arguments.jail)?;
+    let progress = Progress::begin(false, || format!("checking {}", exercise.folder));
+    let tasks = grade_folder(&parsed, &folder.path.join(&exercise.folder), seed, processor, arguments.jail);
+    drop(progress);
+    let tasks = tasks?;
     let grade = Grade {
         submission: exercise.folder.clone(),
         exercise: parsed.name,

@@ -101,10 +101,11 @@ fn for_student(sentence: &str, task: &TaskSpec, file: &Path) -> String {
     let parts = Path::new(&task.file).components().count().max(1);
     let above = file.components().count().saturating_sub(parts);
     let shown: PathBuf = file.components().skip(above).collect();
-    let paths = std::path::absolute(file).into_iter().chain([file.to_owned()]);
-    let text =
-        paths.fold(sentence.to_string(), |text, path| text.replace(&printable(&path), &printable(&shown)));
-    KEYS.into_iter().fold(text, |text, (option, key)| text.replace(option, key))
+    let mut text = sentence.replace(&printable(file), &printable(&shown));
+    for (option, key) in KEYS {
+        text = text.replace(option, key);
+    }
+    text
 }
 
 /// The result of a check: the conditions that are not met, or all of them. A check whose details are hidden needs a name.

@@ -19,7 +19,7 @@ use std::path::{Path, absolute};
 use std::process::Stdio;
 use vmm::Error;
 use vmm::device::Layout;
-use vmm::host::printable_text;
+use vmm::host::{printable, printable_text};
 use vmm::machine::{DeathKind, Processor};
 use vmm::memory::Gpa;
 use vmm::x86::{Regs, Sregs};
@@ -123,7 +123,9 @@ pub fn run(
     let args: Vec<_> = args.map(Into::into).collect();
     let input = task.input(values).map_err(|error| mistake(task, &error))?;
     let name = absolute(file).map_err(host("finding the program"))?;
-    let of_submission = |error: observe::Error| Failed::Submission(error.to_string());
+    let of_submission = |error: observe::Error| {
+        Failed::Submission(error.to_string().replace(&printable(&name), &printable(file)))
+    };
     let program = Program::find(name.as_os_str()).map_err(of_submission)?;
     Choice::Ptrace.check(&program).map_err(of_submission)?;
     let mut engine = Choice::Ptrace.engine(&program).map_err(of_program)?;

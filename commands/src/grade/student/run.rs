@@ -11,11 +11,12 @@ use jail::Missing;
 use observe::{Choice, Ending, Engine, Observation, Options, Program, Protection, Stops, Streams};
 use simvirtio::abi;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 use vmm::device::DEBUGCON_PORT;
 use vmm::exit::{Exit, Reason, Site};
-use vmm::host::{printable, printable_text};
+use vmm::host::printable;
 use vmm::profile::Count;
 
 /// The largest parts of an output that are kept: of its beginning and of its end.
@@ -77,6 +78,12 @@ pub(super) struct Target {
     pub(super) arguments: Vec<std::ffi::OsString>,
 }
 
+/// A word of a command. Of an absolute path, it is the name of the file: a student does not know the folders of the grade.
+fn shown_word(word: &Path) -> String {
+    let name = word.file_name().filter(|_| word.is_absolute());
+    printable(name.map_or(word, Path::new))
+}
+
 impl Target {
     /// Finds the program of a command, and checks that it can be observed.
     ///
@@ -90,8 +97,8 @@ impl Target {
 
     /// The command, safe to print.
     fn shown(&self) -> String {
-        let arguments = self.arguments.iter().map(|word| printable_text(&word.to_string_lossy()));
-        [printable(self.program.path())].into_iter().chain(arguments).collect::<Vec<_>>().join(" ")
+        let words = [self.program.path()].into_iter().chain(self.arguments.iter().map(Path::new));
+        words.map(shown_word).collect::<Vec<_>>().join(" ")
     }
 
     /// Runs it to its end.
@@ -120,7 +127,9 @@ impl Target {
         };
         // An earlier run may have changed the file.
         if let Err(error) = engine.check(&self.program) {
-            return Ok(self.not_started(&error.to_string(), finished));
+            let path = self.program.path();
+            let what = error.to_string().replace(&printable(path), &shown_word(path));
+            return Ok(self.not_started(&what, finished));
         }
         let mut engine = engine.engine(&self.program)?;
         let mut watch = Watch::new(self.plan);
