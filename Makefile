@@ -6,7 +6,7 @@ LOCKED := --locked
 # The build folder.
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help run recording polling static install test page browser gdb debugger drgn formats check check-hosts testbed bench bench-parts bench-linux qemu fuzz random-guests fuzz-check cargo-fuzz campaign differ differ-testbed sanitize model testbed-linux durability cluster batch-files setup clean
+.PHONY: help run recording polling static install test manual page browser gdb debugger drgn formats check check-hosts testbed bench bench-parts bench-linux qemu fuzz random-guests fuzz-check cargo-fuzz campaign differ differ-testbed sanitize model testbed-linux durability cluster batch-files setup clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -39,7 +39,7 @@ static: setup ## Build the statically linked target/release/vmm-static
 	@$(HAS_STATIC_LIBC) || { \
 		echo "make: the static C library (libc.a) is missing: install libc6-dev (Debian) or glibc-static (Fedora)" >&2; exit 1; }
 	@RUSTFLAGS="$$RUSTFLAGS -Ctarget-feature=+crt-static" $(if $(COMMIT),VMM_COMMIT='$(COMMIT)') \
-		$(CARGO) build $(LOCKED) --release --package cli --target $(TRIPLE)
+		$(CARGO) build $(LOCKED) --release --package exitlens --target $(TRIPLE)
 	@mkdir -p $(TARGET)/release && cp $(TARGET)/$(TRIPLE)/release/vmm $(TARGET)/release/vmm-static
 
 PREFIX = /usr/local
@@ -71,7 +71,7 @@ AS_A_KEV_VMM = $(TARGET)/release/vmm grade kev $(foreach trap,$(KEV_TRAPS),--run
 test: setup ## Run all tests and print the grades
 	@$(CARGO) build $(LOCKED) --release
 	$(CARGO) test $(WORKSPACE)
-	$(CARGO) test $(WORKSPACE) --features cli/polling --test polling
+	$(CARGO) test $(WORKSPACE) --features exitlens/polling --test polling
 	@echo && echo "Grade for SO2's assignment:"
 	@$(TARGET)/release/vmm grade --reference
 	@echo && echo "Grade for KeV's project 2:"
@@ -80,6 +80,10 @@ test: setup ## Run all tests and print the grades
 		echo && echo "Grade for this program as a student's VMM (SO2):" && $(AS_A_VMM) && \
 		echo && echo "Grade for this program as a student's VMM (KeV):" && $(AS_A_KEV_VMM); \
 	else tests/testbed/instead; fi
+
+manual: setup ## Write manual pages and completions to packaging/out
+	@$(CARGO) build $(WORKSPACE) --quiet --bin packaging
+	@$(TARGET)/debug/packaging packaging/out
 
 # Installs chromium if it is missing (Debian).
 page: setup browser ## Test the HTML page of `vmm report` in chromium
@@ -125,14 +129,14 @@ check: setup ## Check formatting, lints, layers and documentation
 	$(CARGO) fmt --check
 	rustfmt --check --edition 2024 --config-path rustfmt.toml guest/payloads/long64/*.rs
 	$(CARGO) clippy $(WORKSPACE) --all-targets -- -D warnings
-	$(CARGO) clippy $(WORKSPACE) --features cli/polling --lib --bins --test polling -- -D warnings
+	$(CARGO) clippy $(WORKSPACE) --features exitlens/polling --lib --bins --test polling -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(WORKSPACE) --no-deps
 	RUSTFLAGS="-D warnings" RUSTC="$(CURDIR)/tests/other-host/rustc" $(CARGO) check $(LOCKED) $(ALL_HOSTS) --target-dir $(TARGET)/other-host
 	$(CARGO) test $(WORKSPACE) --quiet --test layers
 
 # Nothing is linked or run. The other packages need KVM. `make check` does the same with a compiler that only claims to be for
 # ARM Linux, so it compiles the code for hosts without KVM, but none that is only for ARM.
-ALL_HOSTS = -p cli -p commands -p exercise -p report -p vmm -p softcpu -p guest -p simvirtio --lib --bins
+ALL_HOSTS = -p exitlens $(foreach name,commands exercise report vmm softcpu guest simvirtio,-p exitlens-$(name)) --lib --bins
 HOSTS_CHECK = $(CARGO) clippy $(LOCKED) $(ALL_HOSTS)
 HOSTS = aarch64-unknown-linux-gnu aarch64-apple-darwin x86_64-apple-darwin
 
@@ -147,7 +151,7 @@ check-hosts: setup ## Check the build for other hosts: ARM Linux and macOS
 	done
 
 # Besides Rust, the build needs gcc with binutils, and nasm. Only nasm is installed automatically. On a host other than
-# x86-64 Linux, build.rs looks for the gcc.
+# x86-64 Linux, guest/build.rs looks for the gcc.
 setup: ## Check the build tools; install nasm if it is missing
 	@case $$(uname -sm) in "Linux x86_64") tools="gcc ld objcopy";; esac; \
 	for tool in $(CARGO) $$tools; do command -v $$tool >/dev/null || \

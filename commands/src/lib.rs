@@ -41,4 +41,4 @@ mod summary;
 mod target;
 mod terminal;
 
-pub use cli::main;
+pub use cli::{command, main};
