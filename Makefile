@@ -6,7 +6,7 @@ LOCKED := --locked
 # The build folder.
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help run recording polling static install test manual page browser gdb debugger drgn formats check check-hosts testbed bench bench-parts bench-linux qemu fuzz random-guests fuzz-check cargo-fuzz campaign differ differ-testbed sanitize model testbed-linux durability cluster batch-files setup clean
+.PHONY: help run recording polling static install test manual packages packaging-tools deb release release-check page browser gdb debugger drgn formats check check-hosts testbed bench bench-parts bench-linux qemu fuzz random-guests fuzz-check cargo-fuzz campaign differ differ-testbed sanitize model testbed-linux durability cluster batch-files setup clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -84,6 +84,43 @@ test: setup ## Run all tests and print the grades
 manual: setup ## Write manual pages and completions to packaging/out
 	@$(CARGO) build $(WORKSPACE) --quiet --bin packaging
 	@$(TARGET)/debug/packaging packaging/out
+
+# The release is a dry run with the program of `make run`. It does not compile the registry's packages, as `make release-check` does.
+packages: setup ## Test manual pages, completions and the release script
+	@tests/need man man-db "the tests of manual pages need"
+	@tests/need mandoc mandoc "the tests of manual pages need"
+	@tests/need zsh zsh "the tests of completions need"
+	@tests/need fish fish "the tests of completions need"
+	REQUIRE_PACKAGING=1 $(CARGO) test $(WORKSPACE) --test shells
+	@$(CARGO) build $(LOCKED) --release
+	@packaging/release --dry-run --program $(TARGET)/release/vmm
+	@for deb in $(TARGET)/release-files/*.deb; do [ ! -e "$$deb" ] || packaging/check-deb "$$deb" || exit 1; done
+
+packaging-tools:
+	@for tool in cargo-deb cargo-cyclonedx; do command -v $$tool >/dev/null || \
+		{ echo "make: installing $$tool" >&2; $(CARGO) install --locked $$tool || exit 1; }; done
+
+deb: setup packaging-tools ## Make the .deb; install, use and remove it
+	@packaging/release --dry-run --only deb
+	@packaging/check-deb $(TARGET)/release-files/*.deb
+
+release: setup packaging-tools ## Make the files of a release from its tag
+	@packaging/release
+
+# The second build starts from nothing, and must give the same files.
+release-check: setup packaging-tools $(TARGET)/cyclonedx/done ## Try a release, with all that takes long
+	@tests/need lintian lintian "the test of the .deb needs"
+	@rm -rf $(TARGET)/release-first $(TARGET)/release-build
+	@PATH="$(abspath $(TARGET))/cyclonedx/bin:$$PATH" packaging/release --dry-run --verify
+	@mv $(TARGET)/release-files $(TARGET)/release-first && rm -rf $(TARGET)/release-build
+	@PATH="$(abspath $(TARGET))/cyclonedx/bin:$$PATH" packaging/release --dry-run
+	@cmp $(TARGET)/release-first/SHA256SUMS $(TARGET)/release-files/SHA256SUMS && echo "make: two builds gave the same files" >&2
+	@packaging/check-deb $(TARGET)/release-files/*.deb
+
+$(TARGET)/cyclonedx/done:
+	@tests/need python3 "python3 python3-venv" "the check of the SBOM needs"
+	@python3 -m venv $(TARGET)/cyclonedx && \
+		$(TARGET)/cyclonedx/bin/pip install --quiet 'cyclonedx-python-lib[json-validation]' && touch $@
 
 # Installs chromium if it is missing (Debian).
 page: setup browser ## Test the HTML page of `vmm report` in chromium
