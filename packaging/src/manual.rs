@@ -4,6 +4,7 @@ use crate::text::{Block, Sections};
 use clap::Command;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
+use std::time::{SystemTime, UNIX_EPOCH};
 use std::{env, io};
 
 /// The documents of the package.
@@ -14,9 +15,10 @@ pub fn pages() -> io::Result<Vec<(String, Vec<u8>)>> {
     let mut command = commands::command().disable_help_subcommand(true);
     command.build();
     let date = env::var("SOURCE_DATE_EPOCH").ok().and_then(|seconds| seconds.parse().ok());
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let common = Common {
         version: format!("vmm {}", command.get_version().unwrap_or_default()),
-        date: date.map(|seconds| vmm::host::utc(seconds).chars().take(10).collect()).unwrap_or_default(),
+        date: vmm::host::utc(date.unwrap_or_else(now)).chars().take(10).collect(),
         exit_status: Sections::of(&after_help(&command)).exit_status,
         names: family(&command).iter().map(|command| name(command)).collect(),
     };
@@ -44,7 +46,7 @@ fn after_help(command: &Command) -> String {
 /// The parts of all pages.
 struct Common {
     version: String,
-    /// Empty without `SOURCE_DATE_EPOCH`, so that two builds have the same pages.
+    /// That of `SOURCE_DATE_EPOCH`, with which two builds have the same pages, and otherwise today's.
     date: String,
     /// The exit statuses of the program, for the pages of subcommands without a list of their own.
     exit_status: Vec<Block>,
@@ -56,7 +58,10 @@ impl Common {
     /// Returns the file name and the text of a command's page.
     fn page(&self, command: &Command) -> io::Result<(String, Vec<u8>)> {
         let name = name(command);
-        let page = Man::new(command.clone())
+        // The short form: the list of all options is too long for a synopsis.
+        let usage = command.clone().render_usage().to_string();
+        let usage = usage.strip_prefix("Usage: ").unwrap_or(&usage).to_owned();
+        let page = Man::new(command.clone().override_usage(usage))
             .title(name.to_uppercase())
             .date(&self.date)
             .source(&self.version)

@@ -49,10 +49,16 @@ fn blocks(paragraph: &str) -> Vec<Block> {
                 text.push(' ');
                 text.push_str(line.trim());
             }
-            (None, _) => found.push(Block::Prose(line.trim().into())),
+            (None, _) => found.push(Block::Prose(capitalised(line.trim()))),
         }
     }
     found
+}
+
+/// Returns the text with a capital as its first letter: the words behind a heading begin a paragraph.
+fn capitalised(text: &str) -> String {
+    let mut rest = text.chars();
+    rest.next().into_iter().flat_map(char::to_uppercase).chain(rest).collect()
 }
 
 #[cfg(test)]
@@ -80,6 +86,10 @@ mod tests {
         assert_eq!(
             Sections::of("Exit status:\n  0  good\n  1  bad").exit_status,
             [verbatim(&["0  good", "1  bad"])]
+        );
+        assert_eq!(
+            Sections::of("Exit status: that of\nthe program").exit_status,
+            [prose("That of the program")]
         );
         assert_eq!(Sections::of(""), Sections::default());
     }

@@ -103,6 +103,7 @@ fn the_pages_have_the_sections_of_the_help() {
     let program = read("vmm");
     for text in [
         "VMM(1)",
+        "User Commands",
         "NAME",
         "SYNOPSIS",
         "SUBCOMMANDS",
@@ -120,6 +121,7 @@ fn the_pages_have_the_sections_of_the_help() {
     assert!(read("vmm-observe").contains("the signal that ended it"));
     assert!(read("vmm-run").contains("114      timeout"));
     assert!(read("vmm-run").contains("--transport"));
+    assert!(read("vmm-boot").contains("vmm boot [OPTIONS] <KERNEL>"));
 }
 
 #[test]
