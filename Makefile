@@ -6,8 +6,14 @@ LOCKED := --locked
 # The build folder.
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help run recording polling static install test manual packages packaging-tools deb release release-check page browser gdb debugger drgn formats check check-hosts testbed bench bench-parts bench-linux qemu fuzz random-guests fuzz-check cargo-fuzz campaign differ differ-testbed sanitize model testbed-linux durability cluster batch-files setup clean
+TARGETS := help run recording polling static install test manual packages packaging-tools deb release release-check book page browser gdb debugger musl drgn formats check check-hosts testbed bench bench-parts bench-linux qemu fuzz random-guests fuzz-check cargo-fuzz campaign differ differ-testbed sanitize model testbed-linux durability cluster batch-files setup clean
+.PHONY: $(TARGETS)
 .DEFAULT_GOAL := help
+
+# A name that is no target: names the targets with this word in them.
+.DEFAULT:
+	@similar='$(strip $(foreach target,$(TARGETS),$(if $(findstring $@,$(target)),$(target))))'; \
+	echo "make: there is no target $@: \`make help\` lists the targets$${similar:+; with this word there are: $$similar}" >&2; exit 2
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -122,6 +128,22 @@ $(TARGET)/cyclonedx/done:
 	@python3 -m venv $(TARGET)/cyclonedx && \
 		$(TARGET)/cyclonedx/bin/pip install --quiet 'cyclonedx-python-lib[json-validation]' && touch $@
 
+MDBOOK = $(or $(shell command -v mdbook),$(TARGET)/mdbook/bin/mdbook)
+
+# mdBook writes a line for each include that is missing, and succeeds all the same. The links to listings lead out of its folder.
+book: $(MDBOOK) ## Build the lab book for a browser (target/book/index.html)
+	@rm -rf $(TARGET)/book
+	@NO_COLOR=1 $(MDBOOK) build docs/book --dest-dir $(abspath $(TARGET)/book) >$(TARGET)/book.log 2>&1 && \
+		! grep -qE 'WARN|ERROR' $(TARGET)/book.log || { cat $(TARGET)/book.log >&2; echo "make: the book has mistakes" >&2; exit 1; }
+	@cp -r docs/book/code $(TARGET)/book/ && sed -i 's|href="\.\./code/|href="code/|g' $(TARGET)/book/*.html
+	@echo "make: wrote the book: open $(TARGET)/book/index.html" >&2
+
+# Without the search and the server for writers, there is less to compile.
+$(TARGET)/mdbook/bin/mdbook:
+	@echo "make: installing mdBook into $(TARGET)/mdbook, which takes some minutes" >&2
+	@$(CARGO) install mdbook --version 0.5.4 $(LOCKED) --no-default-features --root $(TARGET)/mdbook --quiet || \
+		{ echo "make: cannot install mdBook: install it by hand, then try again" >&2; exit 1; }
+
 # Installs chromium if it is missing (Debian).
 page: setup browser ## Test the HTML page of `vmm report` in chromium
 	REQUIRE_BROWSER=1 $(CARGO) test $(WORKSPACE) --test page
@@ -134,6 +156,10 @@ gdb: setup debugger drgn ## Test the debugger's interface with gdb, and cores wi
 
 debugger:
 	@tests/need gdb gdb "the tests of --gdb and --core need"
+
+# Installs musl-tools if it is missing (Debian).
+musl:
+	@tests/need musl-gcc musl-tools "the tests of vmm observe with musl need"
 
 # drgn is a Python package. It gets a folder of its own.
 drgn: $(TARGET)/drgn/done

@@ -5,7 +5,7 @@
 mod drives;
 mod support;
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
@@ -55,7 +55,7 @@ fn main() -> ExitCode {
     } else {
         println!("without the disks of examples/kernels: gcc of this host makes no 32-bit code");
     }
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 /// Builds the disks of `examples/kernels`. Returns their folder; `None` if the host's gcc is not for x86.

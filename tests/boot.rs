@@ -4,7 +4,6 @@
 
 mod support;
 
-use libtest_mimic::Arguments;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::process::{Child, ExitCode};
@@ -39,7 +38,7 @@ fn main() -> ExitCode {
         plain_test("a_disk_that_is_given_twice_is_refused", same_disk),
         plain_test("a_file_that_is_given_twice_is_refused", same_file),
     ];
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 /// The message does not blame another machine for the lock of the first `--disk`.

@@ -3,7 +3,6 @@
 
 mod support;
 
-use libtest_mimic::Arguments;
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
@@ -29,7 +28,7 @@ fn main() -> ExitCode {
         ("where_an_out_cannot_be_the_guest_is_stepped", stepped),
         ("two_vcpus_pass_a_breakpoint", two_vcpus),
     ]);
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 /// The address of flat guests.

@@ -4,7 +4,6 @@
 
 mod support;
 
-use libtest_mimic::Arguments;
 use std::process::ExitCode;
 use std::time::Duration;
 use support::assembler::{CodeAssembler, IcedError, al, assemble, qword_ptr, rax, rsp, xmm0};
@@ -33,7 +32,7 @@ fn main() -> ExitCode {
         ("a_timeout_is_not_a_broken_rule", timeout),
         ("random_guests_break_no_rule", random_guests),
     ]));
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 /// Port of the exit at which the controller changes the state.

@@ -4,7 +4,6 @@
 
 mod support;
 
-use libtest_mimic::Arguments;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use support::Ran;
@@ -35,7 +34,7 @@ fn main() -> ExitCode {
         kvm_test("timer_interrupts_of_any_rate_end_at_the_deadline", timer_storms),
         kvm_test("a_storm_of_serial_interrupts_ends_at_the_deadline", serial_storm),
     ];
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 fn kernel(write: impl FnOnce(&mut CodeAssembler) -> Written) -> Vec<u8> {

@@ -4,9 +4,11 @@
 
 mod support;
 
-use libtest_mimic::Arguments;
 use std::process::ExitCode;
-use support::{Files, assert_error, elf, machine_test, plain_test, ran, run, shell, vmm};
+use support::{
+    Files, assert_error, elf, machine_test, missing, on_terminal, plain_test, ran, run, shell, test_unless,
+    vmm,
+};
 
 fn main() -> ExitCode {
     support::watchdog();
@@ -25,8 +27,12 @@ fn main() -> ExitCode {
         machine_test("a_file_with_the_name_of_a_built_in_guest_is_mentioned", shadowed),
         machine_test("input_comes_from_stdin_or_a_file", input),
         machine_test("control_characters_in_names_are_escaped", forged_names),
+        plain_test("a_missing_file_is_named_with_a_similar_one", similar_files),
+        test_unless(|| missing("script"), "a_terminal_shows_the_progress_of_a_report", slow_report),
+        test_unless(|| missing("script"), "a_terminal_shows_how_long_a_guest_is_silent", silent_guest),
+        test_unless(|| missing("script"), "a_terminal_shows_the_progress_of_a_grade", slow_grade),
     ];
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 fn help() {
@@ -61,6 +67,69 @@ fn help() {
     }
     let nothing = ran(&[]);
     assert_eq!((nothing.status, nothing.text().as_str()), (110, ""));
+}
+
+fn similar_files() {
+    let files = Files::new();
+    let run_json = files.write("run.json", b"{}");
+    let wrong = run_json.replace("run.json", "rnu.json");
+    let binary = files.write("sum.bin", &[0xf4]);
+    let misspelt = binary.replace("sum.bin", "smu.bin");
+    let there = format!("; the most similar name there is {run_json}");
+    assert_error(&ran(&["report", &wrong]), 116, &there);
+    assert_error(&ran(&["run", "real16-42", "--symbols", &wrong]), 110, &there);
+    assert_error(&ran(&["exercise", "check", &wrong]), 110, &there);
+    assert_error(&ran(&["grade", "so2", "--guest16", &misspelt]), 110, &format!("is {binary}"));
+    assert_error(&ran(&[&misspelt]), 110, &format!("the most similar name is {binary}; "));
+    assert_error(&ran(&["boot", &misspelt]), 116, &format!("is {binary}"));
+    // Another kind of error, and a folder without a similar name.
+    assert!(!ran(&["report", &run_json]).stderr.contains("similar"));
+    assert!(!ran(&["report", &run_json.replace("run.json", "xyz")]).stderr.contains("similar"));
+}
+
+/// The times in the lines of progress with this text.
+fn progress(shown: &str, text: &str) -> Vec<u32> {
+    let times = shown
+        .split('\r')
+        .filter_map(|line| line.strip_prefix(&format!("vmm: {text} ("))?.strip_suffix(" s)\u{1b}[K"));
+    times.map(|seconds| seconds.parse().unwrap()).collect()
+}
+
+fn slow_report() {
+    let vmm = env!("CARGO_BIN_EXE_vmm");
+    let shown = on_terminal(&format!("(sleep 4; echo x) | '{vmm}' report -"));
+    let times = progress(&shown, "reading standard input");
+    assert!(times.first() == Some(&2) && times.is_sorted(), "{shown:?}");
+    assert!(shown.contains("\r\u{1b}[Kvmm: ") && shown.matches('\n').count() == 1, "{shown:?}");
+    // A quick one, and one whose errors go elsewhere, show none.
+    for line in
+        [format!("echo x | '{vmm}' report -"), format!("(sleep 3; echo x) | '{vmm}' report - 2>&1 | cat")]
+    {
+        let shown = on_terminal(&line);
+        assert!(shown.contains("error") && !shown.contains("reading"), "{shown:?}");
+    }
+    let dumb = on_terminal(&format!("(sleep 3; echo x) | TERM=dumb '{vmm}' report -"));
+    assert!(dumb.contains("error") && !dumb.contains("reading"), "{dumb:?}");
+}
+
+fn silent_guest() {
+    let run = |options: &str| {
+        let vmm = env!("CARGO_BIN_EXE_vmm");
+        on_terminal(&format!("'{vmm}' run real16-endless --vcpu soft --timeout 4 {options}"))
+    };
+    let shown = run("");
+    let times = progress(&shown, "real16-endless runs, and has printed nothing");
+    assert!(times.first() == Some(&2) && times.is_sorted(), "{shown:?}");
+    assert!(shown.contains("\r\u{1b}[Kvmm: real16-endless: timeout"), "{shown:?}");
+    assert!(!run("-q").contains("printed nothing"));
+}
+
+fn slow_grade() {
+    let files = Files::new();
+    let endless = files.write("endless.bin", &[0xeb, 0xfe]);
+    let vmm = env!("CARGO_BIN_EXE_vmm");
+    let shown = on_terminal(&format!("'{vmm}' grade so2 --guest16 {endless} --vcpu soft --timeout 4"));
+    assert!(progress(&shown, &format!("grading, {endless} runs")).first() == Some(&2), "{shown:?}");
 }
 
 fn similar_names() {

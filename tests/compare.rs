@@ -3,7 +3,6 @@
 
 mod support;
 
-use libtest_mimic::Arguments;
 use serde_json::Value;
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
@@ -23,7 +22,7 @@ fn main() -> ExitCode {
         plain_test("a_host_without_kvm_is_status_115", without_kvm),
         plain_test("a_number_out_of_range_is_status_110", out_of_range),
     ];
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 const RINGS: [Ring; 2] = [Ring::Zero, Ring::Three];

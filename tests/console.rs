@@ -3,7 +3,6 @@
 
 mod support;
 
-use libtest_mimic::Arguments;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -40,7 +39,7 @@ fn main() -> ExitCode {
         machine_test("a_run_shows_control_characters_on_a_terminal_only", visible_controls),
         machine_test("a_run_on_a_terminal_has_an_output_limit", limit_on_a_terminal),
     ];
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 fn typed() {

@@ -3,7 +3,6 @@
 
 mod support;
 
-use libtest_mimic::Arguments;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -43,7 +42,7 @@ fn main() -> ExitCode {
         ("an_msr_can_have_a_device", msr_device),
         ("a_guest_does_not_flood_the_log", msr_flood),
     ]));
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 fn example() {

@@ -3,7 +3,7 @@
 
 mod support;
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     tests.push(plain_test("no_two_results_go_to_one_file", clashes));
     tests.extend(on_both("drgn_finds_the_note_of_a_kernel", note));
     tests.push(plain_test("a_core_that_cannot_be_written_is_an_error", unwritable));
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 /// True if gdb is installed. With REQUIRE_GDB=1 in the environment, it must be.

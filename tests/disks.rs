@@ -6,7 +6,6 @@ mod support;
 #[path = "support/virtio_guest.rs"]
 mod virtio_guest;
 
-use libtest_mimic::Arguments;
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
@@ -35,7 +34,7 @@ fn main() -> ExitCode {
         kvm_test("a_descriptor_with_indirect_and_next_needs_a_reset", indirect_and_next),
         test_unless(no_loop_devices, "a_disk_that_the_host_uses_is_not_written", used_by_the_host),
     ];
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 /// Creates a disk image of zeroes with this size.

@@ -3,7 +3,6 @@
 
 mod support;
 
-use libtest_mimic::Arguments;
 use report::SavedProfile;
 use std::fs::File;
 use std::process::ExitCode;
@@ -21,7 +20,7 @@ fn main() -> ExitCode {
         }),
         machine_test("a_boot_sector_runs_at_its_address", boot_sector_runs),
     ];
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 fn bad_images() {

@@ -2,7 +2,6 @@
 
 mod support;
 
-use libtest_mimic::Arguments;
 use std::process::ExitCode;
 use support::assembler::{
     CodeAssembler, IcedError, al, assemble, ax, cx, ds, dx, eax, ecx, edi, edx, halt_with_42,
@@ -27,7 +26,7 @@ fn main() -> ExitCode {
         ("each_vcpu_is_looked_at", second_vcpu),
         ("a_run_does_not_inherit_the_doubts_of_the_run_before", second_run),
     ]));
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 /// Writes a letter to the text screen of a PC.

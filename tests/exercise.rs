@@ -3,7 +3,6 @@
 
 mod support;
 
-use libtest_mimic::Arguments;
 use std::fs;
 use std::process::ExitCode;
 use support::{Files, assert_error, plain_test, ran};
@@ -16,7 +15,7 @@ fn main() -> ExitCode {
         plain_test("what_no_submission_can_meet_is_a_mistake", impossible),
         plain_test("the_document_shows_right_exercises", documented),
     ];
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 fn example() {

@@ -5,7 +5,6 @@
 mod sum;
 mod support;
 
-use libtest_mimic::Arguments;
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
@@ -26,7 +25,7 @@ fn main() -> ExitCode {
         ("conditions_of_all_kinds_are_checked", kinds),
         ("an_exercise_that_does_not_suit_its_machine_gives_no_grade", unsuitable),
     ]));
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 fn grade(submission: &Path, seed: &str) -> Ran {
@@ -71,7 +70,7 @@ fn evidence() {
         ("no-line-end", "the end was printed"),
         (
             "endless",
-            "- the run must end by itself (a halt, exit code 0, or a power-off), and ended: timeout: the guest did not end within 1 s",
+            "- the run must end by itself (a halt, exit code 0, or a power-off), and ended: timeout: the guest did not end within 1 s (timeout of the exercise)",
         ),
         ("missing", "- not handed in: there is no file sum.bin\n"),
     ] {
@@ -85,6 +84,8 @@ fn evidence() {
     let empty = files.write("empty", b"");
     let graded = grade(Path::new(&empty), "1").text();
     assert!(graded.contains("the image is empty") && graded.ends_with("  0/100\n"), "{graded}");
+    // The student does not know the folder in which the file is graded.
+    assert!(!graded.contains(files.0.path().to_str().unwrap()), "{graded}");
     fs::File::create(files.0.path().join("sparse")).unwrap().set_len(20 << 30).unwrap();
     let graded = grade(&files.0.path().join("sparse"), "1").text();
     assert!(graded.contains("fit into the guest's memory\n") && graded.ends_with("  0/100\n"), "{graded}");

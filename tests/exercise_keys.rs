@@ -3,7 +3,6 @@
 
 mod support;
 
-use libtest_mimic::Arguments;
 use std::fs;
 use std::process::ExitCode;
 use support::kernels::{POWER_OFF, PRINT_COMMAND_LINE, RESET, kernel};
@@ -14,8 +13,10 @@ fn main() -> ExitCode {
     let mut tests = vec![
         kvm_test("a_linux_kernel_boots_with_its_command_line", linux),
         kvm_test("a_vmm_is_observed", observed),
+        kvm_test("a_vmm_runs_a_guest_of_the_exercise", image_for_vmm),
         kvm_test("a_vmm_finds_the_files_beside_it", beside_vmm),
         kvm_test("a_vmm_that_fails_says_why", failed_vmm),
+        kvm_test("a_vmm_that_hangs_says_where", hanging_vmm),
         kvm_test("features_of_kvm_can_be_forbidden", kvm_features),
         plain_test("files_outside_the_folder_are_refused", outside),
         plain_test("a_helper_is_for_the_courses", helper),
@@ -30,7 +31,7 @@ fn main() -> ExitCode {
         ("an_input_does_not_overwrite_the_code", input),
         ("the_size_of_a_submission_does_not_change_its_machine", size),
     ]));
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 /// The settings of a flat binary in real mode.
@@ -239,6 +240,65 @@ fn beside_vmm() {
     );
 }
 
+/// A VMM runs a guest of the exercise, whose text is random, and its calls to KVM are checked.
+fn image_for_vmm() {
+    // mov si, text; each: lodsb; test al, al; jz end; out 0xe9, al; jmp each; end: hlt; text:
+    const PRINTS: [u8; 13] = [0xbe, 0x0d, 0, 0xac, 0x84, 0xc0, 0x74, 4, 0xe6, 0xe9, 0xeb, 0xf7, 0xf4];
+    let files = Files::new();
+    files.write("hidden.bin", &PRINTS);
+    let exercise = |task: &str| {
+        let text = format!(
+            "version = 1\nname = \"x\"\n[run]\nkind = \"vmm\"\ntimeout = 20\n[[task]]\nname = \"t\"\npoints = 10\nfile = \"a.bin\"\n\
+             random = {{ word = {{ letters = [5, 12] }} }}\nimage = \"hidden.bin\"\n{task}"
+        );
+        files.write("a.toml", text.as_bytes())
+    };
+    let program = files.write("a.bin", &own_program());
+    fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let image = "image_text = \"{word}\"\nargs = [\"run\", \"{image}\"]\n";
+    let right = format!(
+        "{image}[[task.check]]\noutput = \"{{word}}\"\nexits = \"port 0xe9>=5\"\n[[task.check]]\nname = \"memory from 0\"\n\
+         setup = ['slot 0: 0x0 to ', '^vCPU 0 first entered in real mode']\n"
+    );
+    let ran_right = ran(&["grade", &exercise(&right), &program]);
+    let text = ran_right.text();
+    assert!(
+        ran_right.status == 0 && text.contains("have the line \"KVM_SET_USER_MEMORY_REGION: slot 0"),
+        "{text}{}",
+        ran_right.stderr
+    );
+    let left = fs::read_dir(std::env::temp_dir()).unwrap().filter(|entry| {
+        let name = entry.as_ref().unwrap().file_name().into_string().unwrap_or_default();
+        // The number of this process's child is not known, so only a file that holds this guest counts.
+        name.starts_with("vmm-image-")
+            && fs::read(entry.as_ref().unwrap().path()).is_ok_and(|bytes| bytes.starts_with(&PRINTS))
+    });
+    assert_eq!(left.count(), 0, "a temporary image is left");
+    let wrong = format!(
+        "{image}[[task.check]]\nname = \"an interrupt controller\"\npoints = 4\nsetup = 'KVM_CREATE_IRQCHIP'\n"
+    );
+    let text = ran(&["grade", &exercise(&wrong), &program]).text();
+    let part = "- an interrupt controller: the calls to KVM must have a line that matches \"KVM_CREATE_IRQCHIP\", and have none";
+    assert!(text.contains("6/10") && text.contains(part), "{text}");
+    for (task, why) in [
+        (
+            "args = [\"run\"]\n[[task.check]]\noutput = \"\"\n",
+            "the program does not get the image: write args = [\"{image}\"]",
+        ),
+        (&*format!("{image}[[task.check]]\nsetup = '('\n"), "this is not a regular expression"),
+        (
+            "kind = \"image\"\n[[task.check]]\noutput = \"\"\n",
+            "image has no meaning for kind = \"image\": leave it out",
+        ),
+        (
+            "image_text = \"{x}\"\nargs = [\"{image}\"]\n[[task.check]]\noutput = \"\"\n",
+            "is not a number: the random values",
+        ),
+    ] {
+        assert_error(&ran(&["exercise", "check", &exercise(task)]), 116, why);
+    }
+}
+
 fn failed_vmm() {
     let files = Files::new();
     let task = "[[task.check]]\nexits = \"=0\"\n";
@@ -248,12 +308,45 @@ fn failed_vmm() {
     assert!(wrong.contains(part), "{wrong}");
     let endless = grade_vmm(&files, "[\"run\", \"real16-hello\", \"--sleep\"]", task).text();
     assert!(endless.contains("  0/10\n"), "{endless}");
+    // Its student does not know the folder in which it is graded.
+    let folder = files.0.path().to_str().unwrap();
     // A file without the right to be executed.
     let program = files.write("b.bin", &own_program());
     let not_a_program = ran(&["grade", &files.write("c.toml", format!("version = 1\nname = \"x\"\n[run]\nkind = \"vmm\"\n[[task]]\nname = \"t\"\npoints = 10\nfile = \"b.bin\"\n{task}").as_bytes()), &program]);
     assert!(not_a_program.text().contains("  0/10\n"), "{}{}", not_a_program.text(), not_a_program.stderr);
+    let evidence = not_a_program.text();
+    assert!(evidence.contains("b.bin") && !evidence.contains(folder), "{evidence}");
     let soft = ran(&["grade", &format!("{}/a.toml", files.0.path().display()), &program, "--vcpu", "soft"]);
     assert!(soft.status == 115 && soft.stderr.contains("runs on KVM: leave --vcpu out"), "{}", soft.stderr);
+}
+
+/// The place where a program stood at the end of its time.
+fn hanging_vmm() {
+    let files = Files::new();
+    let grade = |program: &str, args: &str| {
+        let program =
+            support::missing(program).map_or_else(|| format!("/bin/{program}"), |why| panic!("{why}"));
+        let copy = files.write("a.bin", &fs::read(fs::canonicalize(program).unwrap()).unwrap());
+        fs::set_permissions(&copy, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let run = format!("kind = \"vmm\"\ntimeout = 2\nargs = {args}\n");
+        let task = "[[task]]\nname = \"t\"\npoints = 10\nfile = \"a.bin\"\n[[task.check]]\nexits = \"=0\"\n";
+        let text = format!("version = 1\nname = \"x\"\n[run]\n{run}{task}");
+        ran(&["grade", &files.write("a.toml", text.as_bytes()), &copy, "--seed", "1"]).text()
+    };
+    let sleeping = grade("sleep", "[\"60\"]");
+    let part = "did not end within 2 s; at the end it was in the system call clock_nanosleep";
+    assert!(sleeping.contains(part), "{sleeping}");
+    let vmm = |guest: &str| {
+        let program = files.write("a.bin", &own_program());
+        fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let text = format!(
+            "version = 1\nname = \"x\"\n[run]\nkind = \"vmm\"\ntimeout = 3\nargs = [\"run\", {guest:?}, \"--timeout\", \"0\"]\n\
+             [[task]]\nname = \"t\"\npoints = 10\nfile = \"a.bin\"\n[[task.check]]\nexits = \"=0\"\n"
+        );
+        ran(&["grade", &files.write("a.toml", text.as_bytes()), &program, "--seed", "1"]).text()
+    };
+    let endless = vmm("long64-endless");
+    assert!(endless.contains("did not end within 3 s; at the end it had vCPU 0 in its guest"), "{endless}");
 }
 
 fn kvm_features() {

@@ -4,7 +4,6 @@
 
 mod support;
 
-use libtest_mimic::Arguments;
 use std::fs;
 use std::process::ExitCode;
 use support::{Files, assert_error, each_on_both, plain_test, ran, shell};
@@ -28,7 +27,7 @@ fn main() -> ExitCode {
         ("memory_is_written_to_files", dump),
         ("other_results_are_written_when_an_expectation_fails", other_results),
     ]));
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 /// Runs a guest quietly. Returns the exit status, and the lines after the first one.

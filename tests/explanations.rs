@@ -2,7 +2,6 @@
 
 mod support;
 
-use libtest_mimic::Arguments;
 use std::process::ExitCode;
 use support::assembler::{
     CodeAssembler, IcedError, al, assemble, ax, byte_ptr, cr0, cr3, cr4, cx, ds, dword_ptr, eax, ebp, ecx,
@@ -29,7 +28,7 @@ fn main() -> ExitCode {
         ("a_step_to_long_mode_that_is_missing_is_named", long_mode_steps),
         ("a_software_interrupt_is_blamed_only_without_a_handler", software_interrupts),
     ]));
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 type Payload = fn(&mut CodeAssembler) -> Result<(), IcedError>;

@@ -6,7 +6,7 @@ mod debugger;
 mod support;
 
 use debugger::{Debugged, assert_order, built_guest, counter, no_gdb};
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -18,7 +18,7 @@ fn main() -> ExitCode {
         Some(reason) => vec![support::test_unless(move || Some(reason), "real_gdb", || {})],
         None => with_gdb().collect(),
     };
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 fn with_gdb() -> impl Iterator<Item = Trial> {

@@ -6,7 +6,7 @@ mod debugger;
 mod support;
 
 use debugger::{Debugged, assert_order, built_guest, no_gdb, symbol_file};
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 use std::fs;
 use std::io::Write;
 use std::process::{Command, ExitCode, Stdio};
@@ -19,7 +19,7 @@ fn main() -> ExitCode {
         Some(reason) => vec![support::test_unless(move || Some(reason), "real_gdb", || {})],
         None => with_gdb().collect(),
     };
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 fn with_gdb() -> impl Iterator<Item = Trial> {

@@ -6,7 +6,7 @@ mod debugger;
 mod support;
 
 use debugger::{Debugged, counter};
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 use std::io::{Read, Write};
 use std::process::{Command, ExitCode};
 use std::thread;
@@ -23,7 +23,7 @@ fn main() -> ExitCode {
     tests.extend(on_both("breakpoints_have_a_limit", many_breakpoints));
     tests.extend(on_both("a_second_debugger_is_refused", second_debugger));
     tests.extend(on_both("limits_hold_while_the_guest_waits", limits));
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 fn wrong_place() {

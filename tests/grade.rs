@@ -3,7 +3,6 @@
 
 mod support;
 
-use libtest_mimic::Arguments;
 use std::process::ExitCode;
 use support::assembler::{
     CodeAssembler, IcedError, al, assemble, byte_ptr, dword_ptr, eax, ecx, halt_with_42_in_eax, rax, rcx,
@@ -30,7 +29,7 @@ fn main() -> ExitCode {
         ("without_a_time_limit_an_endless_guest_still_ends", without_a_time_limit),
         ("a_time_limit_that_no_guest_can_meet_gives_no_grade", short_limit),
     ]));
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 /// Runs the grade. Returns the points of its tasks, the exit status and the text. The last line has their sums.

@@ -5,7 +5,6 @@
 mod sum;
 mod support;
 
-use libtest_mimic::Arguments;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,13 +14,18 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 use sum::{SUM, assembled};
-use support::{Files, Ran, assert_error, each_on_both, plain_test, ran, run, test_unless, vmm, wait};
+use support::{
+    Files, Ran, assert_error, each_on_both, missing, on_terminal, plain_test, ran, run, test_unless, vmm,
+    wait,
+};
 
 fn main() -> ExitCode {
     support::watchdog();
     let mut tests = vec![
         plain_test("wrong_command_lines_are_usage_errors", usage),
-        test_unless(no_script, "a_terminal_shows_the_progress", terminal),
+        plain_test("outputs_are_not_in_submissions", places),
+        plain_test("few_open_files_are_fewer_jobs", few_files),
+        test_unless(|| missing("script"), "a_terminal_shows_the_progress", terminal),
         test_unless(|| missing("parallel"), "gnu_parallel_grades_shards", parallel),
         plain_test("a_slurm_script_grades_its_shard", slurm_script),
     ];
@@ -35,7 +39,7 @@ fn main() -> ExitCode {
         ("hidden_details_are_for_the_teacher", hidden),
         ("names_are_safe_and_different", names),
     ]));
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 /// The exercise and the ten submissions, by name.
@@ -407,6 +411,9 @@ fn usage() {
     ] {
         assert_error(&ran(arguments), 110, message);
     }
+    assert_error(&ran(&["grade", exercise, &class.path("rigth")]), 110, "; the most similar name there is ");
+    let jobs = ran(&["grade", exercise, &right, "--jobs", "0"]);
+    assert!(jobs.stderr.contains("'0' for '--jobs <N>': give a number from 1 to 65535"), "{}", jobs.stderr);
     for (option, value) in
         [("--shard", "0/2"), ("--shard", "3"), ("--jobs", "0"), ("--format", "xml"), ("--format", "jsonl=")]
     {
@@ -420,26 +427,53 @@ fn usage() {
     assert_error(&ran(&["grade", "merge", &none]), 116, "cannot read ");
 }
 
-/// The reason why a program cannot be run, if it is missing.
-fn missing(program: &str) -> Option<String> {
-    let found =
-        Command::new("sh").args(["-c", &format!("command -v {program}")]).stdout(Stdio::null()).status();
-    (!found.is_ok_and(|status| status.success())).then(|| format!("{program} is not installed"))
+/// No output is where a student's program could read or replace it, or where a student would read it.
+fn places() {
+    let class = Class::new();
+    let (right, signed) = (class.path("right"), class.path("signed"));
+    let feedback = class.path("feedback");
+    fs::create_dir(&feedback).unwrap();
+    let inside = |name: &str| format!("{signed}/{name}");
+    let both = [right.clone(), signed.clone()];
+    for (options, message) in [
+        (&["--results", &inside("x")][..], "is in the submission "),
+        (&["--results", &format!("{right}/../signed/x")], "is in the submission "),
+        (&["--format", &format!("json={}", inside("x.json"))], "is in the submission "),
+        (&["--feedback", &inside("x")], "is in the submission "),
+        (&["--feedback", &signed], "is in the submission "),
+        (&["--feedback", &feedback, "--results", &format!("{feedback}/x")], "is in the folder of --feedback"),
+    ] {
+        let refused = class.grade(&both, options);
+        assert_error(&refused, 110, message);
+        assert!(refused.stderr.contains("give a place elsewhere"), "{}", refused.stderr);
+    }
+    assert!(!Path::new(&inside("x")).exists() && !Path::new(&format!("{feedback}/x")).exists());
+    // A student's own folder has the results.
+    let mut own = class.command(&[".".into()], &["--vcpu", "soft", "--format", "json=own.json"]);
+    let own = run(own.current_dir(&right));
+    assert!(own.status == 0 && Path::new(&format!("{right}/own.json")).exists(), "{}", own.stderr);
 }
 
-fn no_script() -> Option<String> {
-    missing("script")
+/// With few open files, fewer jobs run than were asked for.
+fn few_files() {
+    let class = Class::new();
+    let words = class.arguments(&vec![class.path("right"); 6], &["--vcpu", "soft", "--jobs", "6"]).join(" ");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("ulimit -n 56; exec '{}' {words}", env!("CARGO_BIN_EXE_vmm"))]);
+    let graded = run(shell.stdout(Stdio::piped()));
+    let note =
+        "vmm: note: 6 jobs need more open files than the limit of 56 permits, so 3 run at the same time";
+    assert!(graded.status == 0 && graded.stderr.contains(note), "{}", graded.stderr);
 }
 
 fn terminal() {
     let class = Class::new();
-    let submissions = vec![class.path("endless"); 3];
+    let submissions = vec![class.path("endless"); 5];
     let line = class.arguments(&submissions, &["--vcpu", "soft", "--jobs", "1"]).join(" ");
-    let mut script = Command::new("script");
-    script.args(["-qec", &format!("'{}' {line} >/dev/null", env!("CARGO_BIN_EXE_vmm")), "/dev/null"]);
-    let shown = run(script.env("TERM", "xterm").stdout(Stdio::piped())).text();
-    assert!(shown.contains("\r0 of 3 graded\u{1b}[K"), "{shown:?}");
-    assert!(shown.contains("\r1 of 3 graded, about "), "{shown:?}");
+    let shown = on_terminal(&format!("'{}' {line} >/dev/null", env!("CARGO_BIN_EXE_vmm")));
+    let drawn: Vec<_> = shown.split('\r').filter(|line| line.contains(" of 5 graded, about ")).collect();
+    assert!(!drawn.is_empty(), "{shown:?}");
+    assert!(drawn.iter().all(|line| line.starts_with("vmm: ") && line.ends_with(" s)\u{1b}[K")), "{drawn:?}");
     let last = "\r\u{1b}[Kvmm: --seed 1 repeats these grades\r\n";
     assert!(shown.ends_with(last), "{shown:?}");
 }

@@ -5,7 +5,7 @@
 mod support;
 
 use grades::{Check, Format, Grade, Options, Points, Task, Visibility};
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 use serde_json::Value;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
         ("a_student_sees_what_the_exercise_shows", views),
         ("a_name_cannot_forge_a_result", hostile_names),
     ]));
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 /// A test with a program of another project. Without it, the test is skipped, or fails if REQUIRE_FORMATS is 1.

@@ -3,7 +3,6 @@
 
 mod support;
 
-use libtest_mimic::Arguments;
 use std::process::ExitCode;
 use support::{Files, assert_error, each_on_both, plain_test, ran};
 
@@ -15,7 +14,7 @@ fn main() -> ExitCode {
         ("right_guests_get_their_points", right_guests),
         ("a_guest_that_makes_no_trap_gets_no_points", silent_guests),
     ]));
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 /// Grades `image` as the guest `name`, and a right guest beside it. Returns the first line without points, the number of

@@ -4,7 +4,7 @@
 mod support;
 
 use guest::{End, Exits, GUESTS, Guest, Map, Mode};
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 use simvirtio::device::State;
 use std::process::ExitCode;
 use support::{embedded, on_both, processor};
@@ -16,7 +16,7 @@ use vmm::{Machine, Output, Report};
 
 fn main() -> ExitCode {
     support::watchdog();
-    libtest_mimic::run(&Arguments::from_args(), catalogue()).exit_code()
+    libtest_mimic::run(&support::arguments(), catalogue()).exit_code()
 }
 
 /// Returns one test for each guest and transport.

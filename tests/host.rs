@@ -3,7 +3,6 @@
 
 mod support;
 
-use libtest_mimic::Arguments;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
@@ -35,7 +34,7 @@ fn main() -> ExitCode {
         machine_test("a_nonblocking_stdout_receives_everything", nonblocking_stdout),
         machine_test("input_can_be_a_pipe_without_a_writer", input_without_writer),
     ];
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 /// With room for one more file descriptor, the program cannot create a VM.

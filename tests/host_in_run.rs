@@ -3,7 +3,6 @@
 
 mod support;
 
-use libtest_mimic::Arguments;
 use std::os::fd::OwnedFd;
 use std::process::{ExitCode, Stdio};
 use std::thread;
@@ -25,7 +24,7 @@ fn main() -> ExitCode {
         machine_test("output_that_is_not_read_is_a_host_error", unread_output),
         machine_test("a_report_that_is_not_read_is_given_up", unread_stderr),
     ];
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 /// The messages have a time limit, which needs ppoll. Without it they are written at once.

@@ -3,7 +3,6 @@
 
 mod support;
 
-use libtest_mimic::Arguments;
 use simvirtio::device::{State, Violation};
 use simvirtio::ring::{End as Index, WildIndex};
 use std::process::ExitCode;
@@ -42,7 +41,7 @@ fn main() -> ExitCode {
         ("output_has_a_limit_if_one_is_set", output_limit),
         ("an_image_over_the_result_word_is_refused_when_verified", image_over_result),
     ]));
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 fn long_mode(image: &'static [u8], transport: Transport) -> Builder {

@@ -3,8 +3,9 @@
 
 mod support;
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use support::{Ran, assert_error, elf, is_soft, kvm_test, on_both, plain_test, ran, run};
@@ -37,11 +38,12 @@ fn main() -> ExitCode {
     tests.extend(on_both("real_mode_starts_at_a_segment_with_registers", || real_mode(kernels)));
     tests.extend(on_both("a_kernel_that_waits_for_an_interrupt_is_told", || waits(kernels)));
     tests.extend(on_both("a_disk_is_read_and_written_by_its_registers", || disk(kernels)));
+    tests.extend(on_both("a_screen_is_drawn_and_keys_arrive", || screen(kernels)));
     tests.push(kvm_test("a_wait_for_an_interrupt_ends_at_the_time_limit", || waits_on_a_pc(kernels)));
     tests.push(kvm_test("the_timer_runs_and_a_halt_with_interrupts_off_ends_the_run", || timer(kernels)));
     tests.push(kvm_test("a_kernel_starts_the_other_processors", || processors(kernels)));
     tests.push(plain_test("what_a_kernel_cannot_have_is_refused", || refused(kernels)));
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 /// The built kernels, and two files for modules.
@@ -277,6 +279,23 @@ fn waits_on_a_pc(kernels: &Kernels) {
         "{}",
         ran.stderr
     );
+}
+
+/// The kernel draws a frame, and shows keys until Escape.
+fn screen(kernels: &Kernels) {
+    let kernel = kernels.path("screen.elf");
+    let mut command = support::vmm(&[&kernel, "--machine", "pc"]);
+    let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = child.unwrap();
+    child.stdin.take().unwrap().write_all(b"Hi, x\x08y\x1b").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(42), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    for line in
+        ["╔══════════════════════════════════════╗", "║ Hello from the screen of a PC        ║", "Hi, y"]
+    {
+        assert!(text.lines().any(|shown| shown == line), "{line}\n{text}");
+    }
 }
 
 fn disk(kernels: &Kernels) {

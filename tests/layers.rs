@@ -8,13 +8,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The packages, from the top down. Each may depend only on those below it.
-const PACKAGES: [&str; 17] = [
+const PACKAGES: [&str; 18] = [
     "packaging",
     "bench",
     "campaign",
     "differ",
     "cli",
     "commands",
+    "lab",
     "debug",
     "exercise",
     "grades",

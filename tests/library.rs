@@ -3,7 +3,6 @@
 
 mod support;
 
-use libtest_mimic::Arguments;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -34,7 +33,7 @@ fn main() -> ExitCode {
         machine_test("the_output_limit_holds_for_each_run", output_limit),
         machine_test("a_controller_lives_through_all_runs", controllers),
     ];
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 /// The load address and entry point of flat guests.

@@ -4,7 +4,6 @@
 
 mod support;
 
-use libtest_mimic::Arguments;
 use simvirtio::abi;
 use std::io::{Read, Seek, Write};
 use std::ops::ControlFlow;
@@ -42,7 +41,7 @@ fn main() -> ExitCode {
         let name = format!("ten_mebibytes_come_back_unchanged::{transport:?}");
         tests.push(machine_test(name, move || ten_mebibytes(transport)));
     }
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 fn queue_lengths() {

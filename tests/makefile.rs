@@ -4,7 +4,6 @@
 
 mod support;
 
-use libtest_mimic::Arguments;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -15,11 +14,13 @@ fn main() -> ExitCode {
     support::watchdog();
     let tests = vec![
         plain_test("bench_builds_only_what_its_measurements_need", bench),
+        plain_test("a_wrong_target_is_named_with_similar_ones", wrong_target),
         plain_test("install_prefers_the_static_program", install),
+        plain_test("book_installs_mdbook_and_fails_on_its_warnings", book),
         plain_test("run_and_test_need_no_kvm_and_no_testbed", without_testbed),
         plain_test("without_kvm_test_ends_with_the_testbed", with_testbed),
     ];
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 /// Notes its arguments, and writes scripts instead of programs.
@@ -30,6 +31,18 @@ mkdir -p "$out"
 printf '#!/bin/sh\necho "bench $*" >> "$LOG"\n' > "$out/bench"
 echo "$out" > "$out/vmm"
 chmod +x "$out/bench"
+"#;
+
+/// Writes a script for mdBook, which warns as the file `says` does, and writes a page.
+const CARGO_OF_THE_BOOK: &str = r#"#!/bin/sh
+echo "cargo $*" >> "$LOG"
+mkdir -p "$CARGO_TARGET_DIR/mdbook/bin"
+cat > "$CARGO_TARGET_DIR/mdbook/bin/mdbook" <<'END'
+#!/bin/sh
+cat "$CARGO_TARGET_DIR/says" >&2
+mkdir -p "$4" && echo '<a href="../code/02-ask.c">' > "$4/02-open-kvm.html"
+END
+chmod +x "$CARGO_TARGET_DIR/mdbook/bin/mdbook"
 "#;
 
 /// Answers like the gcc of a host without a static C library.
@@ -107,6 +120,43 @@ fn bench() {
         assert_eq!(built(&[]), format!("{bench}{vmm}{linked}"));
     }
     assert!(builds.make(&["-n", "bench"], &path()).0.text().contains("qemu-system"));
+}
+
+fn wrong_target() {
+    let builds = Builds::new();
+    for (target, similar) in
+        [("linux", "; with this word there are: bench-linux testbed-linux"), ("bnch", "")]
+    {
+        let (ran, log) = builds.make(&[target], &path());
+        let message = format!("make: there is no target {target}: `make help` lists the targets{similar}\n");
+        assert!(ran.status == 2 && ran.stderr.starts_with(&message) && log.is_empty(), "{}", ran.stderr);
+    }
+}
+
+fn book() {
+    let builds = Builds::new();
+    let mdbook = format!("MDBOOK={}", builds.path("target/mdbook/bin/mdbook"));
+    let book = |says: &str| {
+        fs::create_dir_all(builds.path("target")).unwrap();
+        fs::write(builds.path("target/says"), says).unwrap();
+        builds.make(&["book", &mdbook], &path())
+    };
+    fs::write(builds.path("cargo"), "#!/bin/sh\nexit 1\n").unwrap();
+    let (failed, _) = book("");
+    assert!(failed.status != 0 && failed.stderr.contains("make: cannot install mdBook"), "{}", failed.stderr);
+    fs::write(builds.path("cargo"), CARGO_OF_THE_BOOK).unwrap();
+    let (ran, log) = book(" INFO Book building has started\n");
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    assert!(log.starts_with("cargo install mdbook --version ") && log.contains(" --locked "), "{log}");
+    // The links to the listings lead into the folder of the book.
+    let page = fs::read_to_string(builds.path("target/book/02-open-kvm.html")).unwrap();
+    assert_eq!(page.trim(), r#"<a href="code/02-ask.c">"#);
+    assert!(Path::new(&builds.path("target/book/code/02-ask.c")).exists());
+    let says = "ERROR Error updating \"{{#include x.c}}\"\n";
+    let (wrong, log) = book(says);
+    assert!(wrong.status != 0 && log.is_empty(), "{log}");
+    assert!(wrong.stderr.starts_with(says), "{}", wrong.stderr);
+    assert!(wrong.stderr.contains("make: the book has mistakes"), "{}", wrong.stderr);
 }
 
 /// Returns true if gcc finds the static C library.

@@ -4,7 +4,6 @@
 
 mod support;
 
-use libtest_mimic::Arguments;
 use report::profile::{ClockSource, SavedVcpu};
 use report::{Measured, Saved, SavedProfile, SavedTrace};
 use std::collections::BTreeMap;
@@ -39,7 +38,7 @@ fn main() -> ExitCode {
         plain_test("options_that_contradict_each_other_are_refused", contradictions),
         machine_test("without_a_profile_nothing_is_timed", not_measured),
     ];
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 /// Runs a guest and returns both files. The trace has all exits of the run.

@@ -110,18 +110,20 @@ fn many_vcpus() {
 
 fn of_qemu() {
     let files = Files::new();
-    let mut profiles = Vec::new();
-    let ran = qemu(&files, &mut |command| {
-        let (ran, profile) = profile(command);
-        profiles.push(profile);
-        ran
-    });
-    assert_eq!(ran.status, 7, "{}", ran.stderr);
-    let profile = profiles.last().unwrap();
-    let counts = counts(&profile.machine.sites);
-    assert_eq!(counts["PIO out 0xe9 Some(1)"], (300, 300), "{counts:?}");
-    assert_eq!(counts["PIO out 0xf4 Some(1)"], (1, 1), "{counts:?}");
-    assert_eq!(profile.guest, "qemu-system-x86_64");
-    // QEMU asks for filters of system calls, but has none here.
-    assert!(profile.machine.kernel.is_some(), "{}", ran.stderr);
+    for machine in observed::MACHINES {
+        let mut profiles = Vec::new();
+        let ran = qemu(&files, machine, &mut |command| {
+            let (ran, profile) = profile(command);
+            profiles.push(profile);
+            ran
+        });
+        assert_eq!(ran.status, 7, "{machine}: {}", ran.stderr);
+        let profile = profiles.last().unwrap();
+        let counts = counts(&profile.machine.sites);
+        assert_eq!(counts["PIO out 0xe9 Some(1)"], (300, 300), "{machine}: {counts:?}");
+        assert_eq!(counts["PIO out 0xf4 Some(1)"], (1, 1), "{machine}: {counts:?}");
+        assert_eq!(profile.guest, "qemu-system-x86_64");
+        // QEMU asks for filters of system calls, but has none here.
+        assert!(profile.machine.kernel.is_some(), "{machine}: {}", ran.stderr);
+    }
 }

@@ -6,7 +6,6 @@
 
 mod support;
 
-use libtest_mimic::Arguments;
 use report::SavedProfile;
 use std::fs;
 use std::path::Path;
@@ -34,7 +33,7 @@ fn main() -> ExitCode {
         kvm_test("reads_without_an_answer_raise_a_question", unanswered),
         kvm_test("a_guest_that_makes_no_exit_is_looked_at", endless),
     ];
-    let conclusion = libtest_mimic::run(&Arguments::from_args(), tests);
+    let conclusion = libtest_mimic::run(&support::arguments(), tests);
     if let Some(program) = PROGRAM.get() {
         let _ = fs::remove_dir_all(program.0.path());
     }

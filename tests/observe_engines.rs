@@ -6,14 +6,16 @@ mod observed;
 mod support;
 
 use libtest_mimic::Trial;
-use observed::{PROGRAMS, VMM, compile, counts, observe, profile_by, program, running, source};
+use observed::{
+    PROGRAMS, VMM, compile, counts, no_musl, observe, profile_by, program, program_of_musl, running, source,
+};
 use report::SavedProfile;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
-use support::{Files, kvm_test, plain_test, run, shell, wait};
+use support::{Files, kvm_test, plain_test, run, shell, test_unless, wait};
 
 /// The name of a test, and its body, which gets the engine.
 type Test = (&'static str, fn(&'static str));
@@ -37,6 +39,8 @@ fn main() -> ExitCode {
     let of = |engine: &'static str| {
         let name = move |test: &str| format!("{test}::{engine}");
         let tests = with_kvm.into_iter().map(move |(test, body)| kvm_test(name(test), move || body(engine)));
+        let of_musl = format!("the_exits_of_a_program_of_musl_are_counted_exactly::{engine}");
+        let tests = tests.chain([test_unless(no_musl, of_musl, move || musl(engine))]);
         tests.chain(plain.into_iter().map(move |(test, body)| plain_test(name(test), move || body(engine))))
     };
     let tests: Vec<Trial> = ENGINES.into_iter().flat_map(of).collect();
@@ -47,6 +51,15 @@ fn exact_counts(engine: &'static str) {
     let name = format!("library-{engine}.so");
     let library = compile(&name, &source(), &["-shared", "-fPIC", "-DLIBRARY"]);
     observed::exact_counts(engine, program(), Some(library.to_str().unwrap()));
+}
+
+fn musl(engine: &'static str) {
+    let program = program_of_musl(&format!("musl-{engine}"), &[]);
+    observed::exact_counts(engine, program.to_str().unwrap(), None);
+    if engine == "ptrace" {
+        let program = program_of_musl("musl-static", &["-static"]);
+        observed::exact_counts("auto", program.to_str().unwrap(), None);
+    }
 }
 
 fn itself(engine: &'static str) {
@@ -157,7 +170,11 @@ fn no_vm(engine: &'static str) {
              sees all calls"
         }
     };
-    assert_eq!((lines.len(), lines[1]), (2, made_none), "{lines:?}");
+    assert_eq!(lines[1], made_none, "{lines:?}");
+    let is_open = fs::File::options().read(true).write(true).open("/dev/kvm").is_ok();
+    assert_eq!(lines.len(), if is_open { 2 } else { 3 }, "{lines:?}");
+    let closed = lines.get(2).is_none_or(|line| line.starts_with("vmm: /dev/kvm cannot be opened here: "));
+    assert!(closed, "{lines:?}");
 }
 
 fn statuses(engine: &'static str) {

@@ -155,16 +155,18 @@ fn go() {
 
 fn qemu() {
     let files = Files::new();
-    let mut last = None;
-    let ran = observed::qemu(&files, &mut |command| {
-        let (ran, profile) = profile_by("ptrace", command);
-        last = Some(profile);
-        ran
-    });
-    assert_eq!(ran.status, 7, "{}", ran.stderr);
-    let counts = counts(&last.unwrap());
-    assert_eq!(counts["PIO out 0xe9 Some(1)"], (300, 300), "{counts:?}");
-    assert_eq!(counts["PIO out 0xf4 Some(1)"], (1, 1), "{counts:?}");
+    for machine in observed::MACHINES {
+        let mut last = None;
+        let ran = observed::qemu(&files, machine, &mut |command| {
+            let (ran, profile) = profile_by("ptrace", command);
+            last = Some(profile);
+            ran
+        });
+        assert_eq!(ran.status, 7, "{machine}: {}", ran.stderr);
+        let counts = counts(&last.unwrap());
+        assert_eq!(counts["PIO out 0xe9 Some(1)"], (300, 300), "{machine}: {counts:?}");
+        assert_eq!(counts["PIO out 0xf4 Some(1)"], (1, 1), "{machine}: {counts:?}");
+    }
 }
 
 /// The registers come from calls that the observer makes in the program, and the memory from process_vm_readv(2).

@@ -22,6 +22,8 @@ fn main() -> ExitCode {
     let code = observed::main(vec![
         kvm_test("a_filter_around_the_observer_changes_nothing", filtered),
         plain_test("what_the_system_forbids_is_named", forbidden),
+        kvm_test("a_container_without_these_calls_observes_the_same", contained),
+        kvm_test("where_memory_cannot_be_read_there_is_no_grade", grade_without_memory),
         kvm_test("without_ptrace_a_grade_uses_the_library_and_says_so", grade_without_ptrace),
         kvm_test("without_a_namespace_a_grade_says_so", grade_without_namespace),
         test_unless(no_other_user, "another_user_observes_and_grades_the_same", another_user),
@@ -50,14 +52,16 @@ fn filtered() {
 }
 
 fn forbidden() {
+    const NEEDS: &str = "the engine ptrace needs pidfd_getfd(2), kcmp(2) and process_vm_readv(2)";
     for (call, text) in [
         (
             "ptrace",
             "the system does not permit vmm to trace it (ptrace(2)), as in some containers; --engine preload",
         ),
         ("seccomp", "this system permits no seccomp filter, as in some containers"),
-        ("pidfd_getfd", "the engine ptrace needs pidfd_getfd(2) and kcmp(2)"),
-        ("kcmp", "the engine ptrace needs pidfd_getfd(2) and kcmp(2)"),
+        ("pidfd_getfd", NEEDS),
+        ("kcmp", NEEDS),
+        ("process_vm_readv", NEEDS),
     ] {
         let ran = without(call, &["observe", "--engine", "ptrace", "--", "true"]);
         assert_eq!(ran.status, 116, "{call}: {}", ran.stderr);
@@ -65,6 +69,38 @@ fn forbidden() {
         // The other engine needs none of them.
         let ran = without(call, &["observe", "--engine", "preload", "--", "true"]);
         assert_eq!(ran.status, 0, "{call}: {}", ran.stderr);
+    }
+}
+
+/// The calls that containers forbid to programs that may not trace others.
+const CONTAINER: &str = "ptrace,kcmp,pidfd_getfd,process_vm_readv,unshare";
+
+fn contained() {
+    for (mode, exits) in
+        [("plain", 1502), ("dup", 3004), ("fork", 3004), ("reuse", 3104), ("map-twice", 1502)]
+    {
+        let ran = without(CONTAINER, &["observe", "--", program(), mode]);
+        assert_eq!(ran.status, 0, "{mode}: {}", ran.stderr);
+        assert!(ran.stderr.contains(&format!("vmm: {exits} exits: ")), "{mode}: {}", ran.stderr);
+    }
+    // The memory of the guest is not known, but it is there.
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/support/dying.c");
+    let dying = observed::compile("dying", &source, &[]);
+    let ran = without(CONTAINER, &["observe", "--", dying.to_str().unwrap(), "no-idt"]);
+    let remark = "process_vm_readv: Operation not permitted (os error 1): the host forbids it";
+    assert!(ran.stderr.contains("triple fault") && ran.stderr.contains(remark), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("has not mapped"), "{}", ran.stderr);
+}
+
+/// The grade would blame a right program.
+fn grade_without_memory() {
+    for (calls, engine) in
+        [("process_vm_readv", &[][..]), (CONTAINER, &[]), ("process_vm_readv", &["--engine", "preload"])]
+    {
+        let ran = without(calls, &[&["grade", "so2", &compiled("")], engine].concat());
+        assert_eq!((ran.status, ran.text().as_str()), (115, ""), "{}", ran.stderr);
+        let text = "reading the memory of programs (process_vm_readv(2)), as a grade does, failed: Operation not permitted";
+        assert!(ran.stderr.contains(text), "{}", ran.stderr);
     }
 }
 
@@ -80,6 +116,9 @@ fn grade_without_ptrace() {
         let ran = without("ptrace", arguments);
         assert_eq!((ran.status, ran.text().as_str()), (116, ""), "{}", ran.stderr);
         assert!(ran.stderr.contains("the system does not permit vmm to trace it"), "{}", ran.stderr);
+        // The other engine is no advice for a static program.
+        let advises = ran.stderr.contains("--engine preload");
+        assert_eq!(advises, arguments.contains(&"--engine"), "{}", ran.stderr);
     }
 }
 
@@ -167,6 +206,21 @@ fn another_user() {
         assert_eq!(ran.status, 116, "{engine}: {}", ran.stderr);
         assert!(ran.stderr.contains("it is a setuid or setgid program"), "{engine}: {}", ran.stderr);
     }
+    // A program that hides from its user.
+    let hidden = compiled("-DMISTAKE_HIDES");
+    let sentence =
+        "are not known, because it hides its files from other processes of its user (PR_SET_DUMPABLE)";
+    let ran = as_nobody(&[VMM, "observe", "--engine", "ptrace", "--", &hidden, "real"]);
+    assert!(ran.stderr.contains(sentence) && !ran.stderr.contains("made no VM"), "{}", ran.stderr);
+    let ran = as_nobody(&[VMM, "grade", "so2", &hidden]);
+    assert!(ran.status == 111 && ran.text().contains(sentence), "{}{}", ran.text(), ran.stderr);
+    // A node that only its owner can open.
+    let node = PROGRAMS.get_or_init(Files::new).0.path().join("kvm");
+    fs::set_permissions(&node, fs::Permissions::from_mode(0o600)).unwrap();
+    let ran = as_nobody(&[VMM, "observe", "--", program(), "plain"]);
+    fs::set_permissions(&node, fs::Permissions::from_mode(0o666)).unwrap();
+    let remark = "vmm: /dev/kvm cannot be opened here: Permission denied (os error 13): `vmm doctor` names";
+    assert!(ran.stderr.contains("made no VM") && ran.stderr.contains(remark), "{}", ran.stderr);
     let ran = as_nobody(&[VMM, "grade", "so2", setuid.to_str().unwrap()]);
     assert_eq!((ran.status, ran.text().as_str()), (116, ""), "{}", ran.stderr);
 }

@@ -5,7 +5,7 @@
 mod observed;
 mod support;
 
-use observed::{no_qemu, observe, program, qemu};
+use observed::{MACHINES, no_qemu, observe, program, qemu};
 use report::SavedProfile;
 use serde_json::Value;
 use std::fs;
@@ -199,7 +199,7 @@ fn itself() {
 
 fn of_qemu() {
     let files = Files::new();
-    let ran = qemu(&files, &mut |command| observe(&["--setup"], command));
+    let ran = qemu(&files, MACHINES[0], &mut |command| observe(&["--setup"], command));
     assert_eq!(ran.status, 7, "{}", ran.stderr);
     for text in [
         "KVM_CHECK_EXTENSION, ",

@@ -3,7 +3,6 @@
 
 mod support;
 
-use libtest_mimic::Arguments;
 use report::SavedProfile;
 use std::fs;
 use std::process::{ExitCode, Stdio};
@@ -26,7 +25,7 @@ fn main() -> ExitCode {
         plain_test("a_full_stdout_is_an_error", full_stdout),
         machine_test("a_stderr_that_cannot_be_written_changes_nothing", broken_stderr),
     ];
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 /// Runs the program with a pipe as stdout that has no reader, like that of `head -1` after its line.

@@ -10,7 +10,7 @@ mod saved;
 mod support;
 
 use browser::Browser;
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use libtest_mimic::{Completion, Failed, Trial};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use support::{Files, ran};
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         browser_test("a_page_fits_a_phone_without_horizontal_scrolling", phone),
         browser_test("pictures", pictures),
     ];
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 /// Makes a test with a browser. Without a browser the test is ignored with a message, or fails if REQUIRE_BROWSER is 1. If

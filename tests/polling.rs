@@ -6,7 +6,6 @@
 
 mod support;
 
-use libtest_mimic::Arguments;
 use report::SavedProfile;
 use std::fs;
 use std::process::ExitCode;
@@ -32,7 +31,7 @@ fn main() -> ExitCode {
         machine_test("both_grades_are_100", grades),
         machine_test("a_wrong_image_loses_its_points", wrong_images),
     ];
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 fn texts() {
@@ -45,10 +44,15 @@ fn texts() {
 }
 
 fn library() {
-    assert_eq!(Transport::default(), if POLLING { Transport::Polling } else { Transport::Exit });
-    let (report, output) = run_machine(embedded(find("simvirtio"), None));
-    assert_eq!(output, b"Ana are mere");
-    assert_eq!(report.profile.unwrap().total().exits, BY_DEFAULT);
+    for (default, exits) in [(Transport::Exit, BY_EXIT), (Transport::Polling, BY_POLLING)] {
+        let builder = || embedded(find("simvirtio"), None).default_transport(default);
+        let (report, output) = run_machine(builder());
+        assert_eq!(output, b"Ana are mere");
+        assert_eq!(report.profile.unwrap().total().exits, exits);
+        // The machine's own transport has priority.
+        let (report, _) = run_machine(builder().transport(Some(Transport::Exit)));
+        assert_eq!(report.profile.unwrap().total().exits, BY_EXIT);
+    }
 }
 
 /// Runs the guest `simvirtio` with these options and returns its number of exits.

@@ -1,12 +1,16 @@
 //! The README: its commands are run, and print what it shows. Its pictures and links are there.
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/console_blocks.rs"]
+mod console_blocks;
+#[path = "support/markdown.rs"]
+mod markdown;
 mod support;
 
-use libtest_mimic::Arguments;
+use console_blocks::Shell;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 use support::{kvm_test, plain_test};
 use tempfile::TempDir;
 
@@ -23,7 +27,7 @@ fn main() -> ExitCode {
         kvm_test("the_commands_of_the_readme_print_what_it_shows", commands),
         kvm_test("the_recording_shows_what_the_program_prints", recording),
     ];
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 fn readme() -> String {
@@ -32,8 +36,7 @@ fn readme() -> String {
 
 /// The blocks of a language.
 fn blocks(text: &str, language: &str) -> Vec<String> {
-    let fence = format!("```{language}\n");
-    text.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
+    markdown::blocks(text, language).into_iter().map(|block| block.text).collect()
 }
 
 fn links() {
@@ -46,10 +49,8 @@ fn links() {
     for file in files.iter().filter(|file| file.ends_with(".md")) {
         let text = fs::read_to_string(format!("{ROOT}/{file}")).unwrap();
         let folder = PathBuf::from(ROOT).join(Path::new(file).parent().unwrap());
-        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            let path = link.split('#').next().unwrap();
-            let is_local = !path.is_empty() && !path.contains(':') && !path.contains(' ');
-            assert!(!is_local || folder.join(path).exists(), "{file}: the link {link} leads nowhere");
+        for (path, _) in markdown::links(&text) {
+            assert!(folder.join(&path).exists(), "{file}: the link {path} leads nowhere");
         }
     }
 }
@@ -92,17 +93,13 @@ impl Checkout {
         Self(folder)
     }
 
-    /// Runs a line of a shell. Returns the lines on stdout, and then those on stderr.
-    fn run(&self, line: &str) -> Vec<String> {
-        let folder = self.0.path();
-        let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
-        let mut command = Command::new("sh");
-        command.args(["-c", line]).current_dir(folder).env("PATH", path).stdin(Stdio::null());
-        let output = command.output().unwrap();
-        let text = [output.stdout, output.stderr].concat();
-        let text = String::from_utf8(text).unwrap();
-        let real = folder.canonicalize().unwrap();
-        text.replace(&format!("{}/", real.display()), "").lines().map(str::to_owned).collect()
+    fn shell(&self) -> Shell {
+        Shell::start(self.0.path(), self.0.path())
+    }
+
+    /// The folder, as it is in the output of programs.
+    fn prefix(&self) -> String {
+        format!("{}/", self.0.path().canonicalize().unwrap().display())
     }
 }
 
@@ -123,36 +120,19 @@ fn alike(line: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Checks that all lines occur in this order. `...` stands for any lines.
-fn assert_shows(command: &str, shown: &[&str], printed: &[String]) {
-    let mut rest = printed.iter();
-    let mut any = false;
-    for line in shown {
-        if *line == "..." {
-            any = true;
-            continue;
-        }
-        let found = match any {
-            true => rest.any(|other| alike(other) == alike(line)),
-            false => rest.next().is_some_and(|other| alike(other) == alike(line)),
-        };
-        assert!(found, "{command} does not print, at this place: {line}\n{}", printed.join("\n"));
-        any = false;
-    }
-    assert!(any || rest.next().is_none(), "{command} prints more:\n{}", printed.join("\n"));
-}
-
 fn commands() {
     let checkout = Checkout::new();
+    let prefix = checkout.prefix();
+    let like = |shown: &str, line: &str| alike(shown) == alike(&line.replace(&prefix, ""));
     let mut count = 0;
-    for block in blocks(&readme(), "console") {
-        for part in block.split("$ ").filter(|part| !part.is_empty()) {
-            let mut lines = part.lines();
-            let command = lines.next().unwrap();
-            let shown: Vec<_> = lines.collect();
-            let printed = checkout.run(command);
-            if !shown.is_empty() {
-                assert_shows(command, &shown, &printed);
+    for block in markdown::blocks(&readme(), "console") {
+        // Each block begins in the same folder.
+        let (place, mut shell) = (format!("README.md:{}", block.line), checkout.shell());
+        for step in console_blocks::steps(&block.text) {
+            // Where the README does not show what a command prints, the next command shows its effect.
+            match step.shown.is_empty() {
+                true => _ = shell.run(&step.command).unwrap(),
+                false => console_blocks::check(&mut shell, &place, &step, like),
             }
             count += 1;
         }
@@ -173,12 +153,15 @@ fn recording() {
     let commands: Vec<_> = texts.iter().filter(|(is_command, _)| *is_command).map(|(_, text)| text).collect();
     assert_eq!(commands, ["$ vmm crash.elf --mem 16M", "$ vmm simvirtio", "$ vmm compare"]);
     let checkout = Checkout::new();
+    let prefix = checkout.prefix();
     let mut printed: Vec<String> = Vec::new();
     for (is_command, text) in &texts {
         match text.strip_prefix("$ ") {
             Some("vmm compare") => return,
             Some(command) if *is_command => {
-                printed = checkout.run(&format!("cd examples/first && {command}"));
+                let ran = checkout.shell().run(&format!("cd examples/first && {command}")).unwrap();
+                printed = [ran.stdout.lines, ran.stderr.lines].concat();
+                printed.iter_mut().for_each(|line| *line = line.replace(&prefix, ""));
             }
             _ if text == "..." => {}
             _ => {

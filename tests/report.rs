@@ -7,7 +7,6 @@ mod reports;
 mod saved;
 mod support;
 
-use libtest_mimic::Arguments;
 use report::Saved;
 use reports::{profile_in, report, table, trace_in};
 use serde_json::Value;
@@ -29,7 +28,7 @@ fn main() -> ExitCode {
         plain_test("the_examples_in_the_format_documentation_work", documented),
         machine_test("a_report_reads_the_files_of_a_run", run_and_report),
     ];
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 fn profile_text() {
@@ -50,6 +49,12 @@ fn profile_text() {
     let boot = report(&[&profile_in(&files, "boot", &saved::boot())]);
     assert!(table(&boot, "Boot marks").iter().any(|line| line.ends_with("userland")), "{boot}");
     assert_eq!(table(&boot, "vCPUs:").len(), 2 + 2);
+    // Only a profile with boot marks has a timeline.
+    for (profile, title) in [(saved::simvirtio(1.0), "Time of each vCPU"), (saved::boot(), "Timeline")] {
+        let page = report(&[&profile_in(&files, "page", &profile), "--format", "html"]);
+        assert!(page.contains(&format!("<h2>{title}</h2>")), "{title}");
+        assert_eq!(page.contains(">Timeline<"), title == "Timeline");
+    }
 }
 
 fn counters() {
@@ -120,7 +125,14 @@ fn differences() {
         (&"difference".into(), &14.into(), &0x10_0010.into())
     );
     assert!((site["in_kvm_mean_ratio"].as_f64().unwrap() - 2.0).abs() < 0.01, "{site}");
+    // Both sides have their origins.
+    for (key, side) in
+        [("a_kernel", "a"), ("b_kernel", "b"), ("a_date", "a"), ("b_cpu", "b"), ("b_program", "b")]
+    {
+        assert!(json[key].as_str().is_some_and(|text| !text.is_empty()), "{key} of {side}: {json}");
+    }
     let html = report(&[&a, &b, "--format", "html"]);
+    assert_eq!(html.matches("<dt>kernel</dt>").count(), 2);
     assert!(html.contains("Above the line: A, ") && html.contains("<td>B</td>"));
     // A file does not differ from itself.
     let same: Value = serde_json::from_str(&report(&[&a, &a, "--format", "json"])).unwrap();

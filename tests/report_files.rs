@@ -8,7 +8,6 @@ mod reports;
 mod saved;
 mod support;
 
-use libtest_mimic::Arguments;
 use reports::{profile_in, report, table, trace_in};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::{Command, ExitCode, Stdio};
@@ -30,7 +29,7 @@ fn main() -> ExitCode {
         plain_test("input_and_output_may_be_pipes", pipes),
         test_unless(no_terminals, "a_page_is_not_written_to_a_terminal", terminal),
     ];
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 fn cut_profiles() {

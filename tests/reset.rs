@@ -3,7 +3,6 @@
 
 mod support;
 
-use libtest_mimic::Arguments;
 use std::process::ExitCode;
 use std::time::Duration;
 use support::{Files, each_on_both, kernels, kvm_test, processor, watchdog};
@@ -34,7 +33,7 @@ fn main() -> ExitCode {
         ("the_printer_keeps_its_registers_until_a_reset", printer),
         ("a_reset_puts_back_msrs", msrs),
     ]));
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 /// A guest in `mode` at 0x1000.

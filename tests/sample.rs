@@ -3,7 +3,7 @@
 
 mod support;
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 use std::fs;
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
@@ -66,7 +66,7 @@ fn main() -> ExitCode {
     tests.push(machine_test("all_files_are_written", all_files));
     tests.push(machine_test("a_full_disk_is_status_115", full_disk));
     tests.push(plain_test("mistakes_are_found_before_the_run", refused));
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 /// Compiles a guest. Returns the path of the program.

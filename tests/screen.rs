@@ -7,7 +7,6 @@ mod png;
 mod session;
 mod support;
 
-use libtest_mimic::Arguments;
 use png::Image;
 use session::{Session, no_terminals};
 use std::fs;
@@ -37,7 +36,7 @@ fn main() -> ExitCode {
         tests.push(kvm_test("a_terminal_shows_the_screen_and_its_keys_are_typed", terminal));
         tests.push(kvm_test("a_killed_run_gives_the_terminal_back", interrupted));
     }
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 type Step = Result<(), IcedError>;

@@ -3,7 +3,6 @@
 
 mod support;
 
-use libtest_mimic::Arguments;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::process::{Command, ExitCode, Stdio};
@@ -32,7 +31,7 @@ fn main() -> ExitCode {
         ("a_limit_of_cpu_time_ends_the_run_with_a_report", cpu_limit),
         ("signals_without_a_meaning_have_no_effect", signal_storm),
     ]));
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 fn kick_without_reason() {

@@ -3,7 +3,6 @@
 
 mod support;
 
-use libtest_mimic::Arguments;
 use std::fmt::Debug;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -39,7 +38,7 @@ fn main() -> ExitCode {
         plain_test("the_summary_and_the_files_name_the_processor", named),
         plain_test("linux_is_refused_in_one_sentence", linux),
     ];
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 /// The exits of a run, each with its vCPU and the guest's RIP.

@@ -3,14 +3,13 @@
 
 mod support;
 
-use libtest_mimic::Arguments;
 use std::process::{Command, ExitCode, Stdio};
 use support::{plain_test, run};
 
 fn main() -> ExitCode {
     support::watchdog();
     let tests = vec![plain_test("the_program_needs_no_library_but_the_c_library", libraries)];
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 /// Each further library makes every start slower. A use of `f64::log10` would bring libm.so.6 back, and a program that does

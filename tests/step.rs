@@ -3,7 +3,7 @@
 
 mod support;
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 use std::fs;
 use std::process::ExitCode;
 use support::assembler::*;
@@ -28,7 +28,7 @@ fn main() -> ExitCode {
     tests.push(soft_test("several_vcpus_are_named", several_vcpus));
     tests.push(kvm_test("a_mode_in_which_kvm_does_not_step_is_refused", refused));
     tests.push(plain_test("options_are_checked", options));
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 /// The words of a trace: each line with single blanks, without the number of instructions.

@@ -4,7 +4,6 @@
 
 mod support;
 
-use libtest_mimic::Arguments;
 use std::process::{Command, ExitCode, Stdio};
 use support::{Files, assert_error, is_soft, machine_test, ran, run};
 
@@ -20,7 +19,7 @@ fn main() -> ExitCode {
         machine_test("the_summary_of_a_crash_is_complete", crash_summary),
         machine_test("the_first_line_names_the_fault", fault_line),
     ];
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 fn message() {

@@ -13,6 +13,7 @@ pub use kvm::{
     each_on_both, is_soft, kvm_test, machine_test, on_both, plain_test, processor, soft_test, test_unless,
     unusable,
 };
+use libtest_mimic::Arguments;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -29,6 +30,15 @@ use vmm::machine::Processor;
 use vmm::memory::Gpa;
 use vmm::x86::Mode;
 use vmm::{Builder, Input, Machine, Output, Report};
+
+/// The command line of a test program. Without --test-threads, there are twice as many tests at the same time as this host has
+/// processors, because most of them wait: for the time limit of a guest, or for a program that does nothing for a while.
+pub fn arguments() -> Arguments {
+    let mut arguments = Arguments::from_args();
+    let threads = || thread::available_parallelism().ok().map(|count| count.get() * 2);
+    arguments.test_threads = arguments.test_threads.or_else(threads);
+    arguments
+}
 
 /// Aborts the whole test program after ten minutes. Before that, restores the default action of SIGINT and SIGQUIT, if it is
 /// not set.
@@ -92,6 +102,19 @@ pub fn run(command: &mut Command) -> Ran {
     let stderr = String::from_utf8_lossy(&collect(stderr)).into_owned();
     let (stderr, choice) = without_choice(&stderr);
     Ran { status, stdout: collect(stdout), stderr, choice }
+}
+
+/// The reason why a program cannot be run, if it is missing.
+pub fn missing(program: &str) -> Option<String> {
+    let found =
+        Command::new("sh").args(["-c", &format!("command -v {program}")]).stdout(Stdio::null()).status();
+    (!found.is_ok_and(|status| status.success())).then(|| format!("{program} is not installed"))
+}
+
+/// Runs a shell command on a terminal of its own, with the program script(1). Returns the characters that the terminal gets.
+pub fn on_terminal(line: &str) -> String {
+    let mut script = Command::new("script");
+    run(script.args(["-qec", line, "/dev/null"]).env("TERM", "xterm").stdout(Stdio::piped())).text()
 }
 
 /// The end of the line in which the program says that it has chosen the software processor.

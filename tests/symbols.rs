@@ -3,7 +3,7 @@
 
 mod support;
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 use std::process::{Command, ExitCode, Stdio};
 use support::{Files, Ran, assert_error, kvm_test, on_both, plain_test, ran, run};
 
@@ -90,7 +90,7 @@ fn main() -> ExitCode {
     tests.push(plain_test("a_report_by_function_needs_addresses", without_addresses));
     tests.push(kvm_test("observed_exits_are_counted_by_function", observed_exits));
     tests.push(kvm_test("the_death_of_an_observed_guest_has_its_function", observed));
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 /// Compiles a guest. Returns the path of the program.

@@ -5,7 +5,6 @@
 mod support;
 
 use guest::{End, Exits, GUESTS, Guest};
-use libtest_mimic::Arguments;
 use simvirtio::device::{State, Violation};
 use std::io::Read;
 use std::process::{ExitCode, Stdio};
@@ -51,7 +50,7 @@ fn main() -> ExitCode {
             tests.extend(on_both(format!("{}::doorbell", guest.name), move || same_without_rings(guest)));
         }
     }
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 fn total(report: &Report) -> Count {

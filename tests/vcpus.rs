@@ -3,7 +3,6 @@
 
 mod support;
 
-use libtest_mimic::Arguments;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::process::{Command, ExitCode, Stdio};
@@ -45,7 +44,7 @@ fn main() -> ExitCode {
         ("the_end_of_one_vcpu_ends_those_that_are_blocked", end_while_blocked),
         ("a_limit_ends_vcpus_that_are_blocked", limit_while_blocked),
     ]));
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 fn wrong_cpus() {

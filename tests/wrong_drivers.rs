@@ -2,7 +2,6 @@
 
 mod support;
 
-use libtest_mimic::Arguments;
 use std::process::ExitCode;
 use support::assembler::{CodeAssembler, IcedError, al, assemble, byte_ptr, dword_ptr, eax};
 use support::{Files, each_on_both, elf, machine_test, ran};
@@ -14,7 +13,7 @@ fn main() -> ExitCode {
         ("a_driver_above_1_mib_is_told_that_there_is_no_device", no_device),
         ("the_next_step_of_a_handshake_is_named", handshake_steps),
     ]));
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    libtest_mimic::run(&support::arguments(), tests).exit_code()
 }
 
 type Payload = fn(&mut CodeAssembler) -> Result<(), IcedError>;

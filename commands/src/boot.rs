@@ -79,7 +79,12 @@ fn boot(arguments: &BootArgs, jail: Option<Jail>, mut text: GuestText) -> Result
     let debugger = debugger::of(&mut server).or_else(|| LiveCores::debugger(live.as_mut(), &machine));
     begin(trace.as_ref(), arguments, &mut machine, &[])?;
     enter(jail, arguments, &machine)?;
-    let report = terminal::run(&mut machine, debugger)?;
+    let report = terminal::run(
+        &mut machine,
+        debugger,
+        &printable(&arguments.kernel),
+        arguments.measure.results.quiet,
+    )?;
     trace.map_or(Ok(()), Trace::finish)?;
     if let Some(marker) = arguments.marker.as_deref().filter(|_| !reached_userland(&report)) {
         log::warn!(
@@ -203,7 +208,12 @@ fn run_kernel(
     let debugger = debugger::of(&mut server).or_else(|| LiveCores::debugger(live.as_mut(), &machine));
     begin(trace.as_ref(), arguments, &mut machine, &bases)?;
     enter(jail, arguments, &machine)?;
-    let report = terminal::run(&mut machine, debugger)?;
+    let report = terminal::run(
+        &mut machine,
+        debugger,
+        &printable(&arguments.kernel),
+        arguments.measure.results.quiet,
+    )?;
     trace.map_or(Ok(()), Trace::finish)?;
     let core = core.map(|core| core.write(&mut machine, &report));
     let checked = text.after.finish(&mut machine, &report)?;

@@ -2,28 +2,30 @@
 
 use crate::args::{BootArgs, RunArgs};
 use crate::streams::{LOG_TIMEOUT, Log, has_colours, print_stderr, print_stdout, report_error};
-use crate::{bench, boot, compare, doctor, exercise, grade, guests, observe, report, run, status};
+use crate::{bench, boot, compare, doctor, exercise, grade, guests, lab, observe, report, run, status};
 use clap::{CommandFactory, Parser, Subcommand};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use vmm::boot::is_kernel;
 use vmm::host::TimeoutWriter;
 
 /// The version, and the features of this build.
-const VERSION: &str = match cfg!(feature = "polling") {
-    true => concat!(env!("CARGO_PKG_VERSION"), " (feature polling: --transport defaults to polling)"),
-    false => env!("CARGO_PKG_VERSION"),
-};
+fn version() -> &'static str {
+    match polls() {
+        true => concat!(env!("CARGO_PKG_VERSION"), " (feature polling: --transport defaults to polling)"),
+        false => env!("CARGO_PKG_VERSION"),
+    }
+}
 
 /// The text of --version: the version, and what this build is made from and can do.
 static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
     let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
     let link = if cfg!(target_feature = "crt-static") { "statically linked" } else { "dynamically linked" };
     let processors = if cfg!(has_kvm) { "KVM, software processor" } else { "software processor" };
-    let (features, transport) =
-        if cfg!(feature = "polling") { ("polling", "polling") } else { ("none", "exit") };
+    let (features, transport) = if polls() { ("polling", "polling") } else { ("none", "exit") };
     let commit = option_env!("VMM_COMMIT").unwrap_or("unknown (`make install` sets it)");
     // The date of a build that can be repeated. Without the variable, two builds of a commit are the same.
     let date = option_env!("SOURCE_DATE_EPOCH").and_then(|seconds| seconds.parse().ok());
@@ -40,10 +42,10 @@ static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
 #[derive(Debug, Parser)]
 #[command(
     name = "vmm",
-    version = VERSION,
+    version = version(),
     long_version = LONG_VERSION.as_str(),
     arg_required_else_help = true,
-    override_usage = "vmm [run] [OPTIONS] <NAME|FILE>\n       vmm [boot] [OPTIONS] <KERNEL>\n       vmm observe [OPTIONS] <PROGRAM> [ARG]...\n       vmm guests\n       vmm grade [so2|kev|FILE.toml] [PROGRAM] [OPTIONS]\n       vmm exercise <check|new> [FILE]\n       vmm compare [OPTIONS]\n       vmm report [OPTIONS] <FILE> [FILE2]\n       vmm doctor [--json]\n       vmm bench scale [OPTIONS]",
+    override_usage = "vmm [run] [OPTIONS] <NAME|FILE>\n       vmm [boot] [OPTIONS] <KERNEL>\n       vmm observe [OPTIONS] <PROGRAM> [ARG]...\n       vmm guests\n       vmm grade [so2|kev|FILE.toml] [PROGRAM] [OPTIONS]\n       vmm exercise <check|new> [FILE]\n       vmm lab <new|check|hint|list> ...\n       vmm compare [OPTIONS]\n       vmm report [OPTIONS] <FILE> [FILE2]\n       vmm doctor [--json]\n       vmm bench scale [OPTIONS]",
     after_help = "\
 Examples:
   vmm simvirtio                          run a guest and list its exits
@@ -60,6 +62,7 @@ Examples:
   vmm compare                            compare the SIMVIRTIO transports
   vmm report run.json -o run.html        write a page about the exits of a run
   vmm observe -- ./my-vmm guest.bin      list the exits of another VMM
+  vmm lab new first-vmm my-vmm           learn to write a VMM
 
 `vmm SUBCOMMAND --help` lists the options of a subcommand. Without a subcommand, vmm boots the file \
 if it is a Linux kernel, and otherwise runs it.
@@ -108,11 +111,15 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Run another program that uses KVM, and list the exits of its guests
     Observe(observe::ObserveArgs),
+    /// Learn to write a VMM: exercises with checks and hints
+    Lab(lab::LabArgs),
 }
 
 /// The names of the subcommands. Any other first word names a guest.
-const SUBCOMMANDS: [&str; 11] =
-    ["run", "boot", "guests", "grade", "exercise", "report", "compare", "doctor", "bench", "observe", "help"];
+const SUBCOMMANDS: [&str; 12] = [
+    "run", "boot", "guests", "grade", "exercise", "report", "compare", "doctor", "bench", "observe", "lab",
+    "help",
+];
 
 /// Inserts the subcommand `run` if the command line has none, or `boot` if it names a Linux kernel: `vmm FILE` means
 /// `vmm run FILE`.
@@ -165,8 +172,17 @@ fn run_without_options(arguments: &[OsString]) -> Option<RunArgs> {
     (!is_option).then(|| RunArgs { guest: Some(guest.clone()), ..Default::default() })
 }
 
-/// Parses the command line and runs the subcommand. Returns the exit status.
-pub fn main() -> u8 {
+/// True if polling is the default transport of SIMVIRTIO in this program.
+static POLLS: AtomicBool = AtomicBool::new(false);
+
+pub(crate) fn polls() -> bool {
+    POLLS.load(Ordering::Relaxed)
+}
+
+/// Parses the command line and runs the subcommand. If `polls` is set, the default transport of SIMVIRTIO is polling, and not exits:
+/// the feature `polling` of the package `cli`. Returns the exit status.
+pub fn main(polls: bool) -> u8 {
+    POLLS.store(polls, Ordering::Relaxed);
     vmm::host::prepare();
     if vmm::host::stdout_was_closed() {
         let closed = "standard output is closed: redirect it to a file, a pipe, or /dev/null";
@@ -201,6 +217,7 @@ pub fn main() -> u8 {
         Command::Doctor(arguments) => doctor::main(&arguments),
         Command::Bench(arguments) => bench::main(&arguments),
         Command::Observe(arguments) => observe::main(&arguments),
+        Command::Lab(arguments) => lab::main(&arguments),
     }
 }
 
@@ -288,6 +305,22 @@ mod tests {
                 text.lines().filter(|line| line.starts_with("  ") && line.len() > 80).collect();
             assert!(long.is_empty(), "{}: {long:?}", command.get_name());
             commands.extend(command.get_subcommands().cloned());
+        }
+    }
+
+    #[test]
+    fn each_help_has_examples_of_its_subcommand() {
+        let mut commands = vec![("vmm".to_string(), Cli::command())];
+        while let Some((name, mut command)) = commands.pop() {
+            command.build();
+            let text = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let examples = text.split("Examples:\n").nth(1).unwrap_or_default();
+            let examples = examples.lines().take_while(|line| line.starts_with("  "));
+            let examples: Vec<_> = examples.map(str::trim_start).collect();
+            assert!(!examples.is_empty(), "{name} --help has no examples");
+            assert!(examples.iter().any(|line| line.starts_with(&name)), "{name}: {examples:?}");
+            let inner = command.get_subcommands().filter(|inner| inner.get_name() != "help");
+            commands.extend(inner.map(|inner| (format!("{name} {}", inner.get_name()), inner.clone())));
         }
     }
 

@@ -2,7 +2,8 @@
 
 mod trial;
 
-use crate::file_name::check_dash;
+use crate::file_name::{check_dash, suggestion};
+use crate::progress::Progress;
 use crate::status;
 use crate::streams::{print_stderr, print_stdout, report_error};
 use ::exercise::Exercise;
@@ -37,11 +38,21 @@ pub(super) struct ExerciseArgs {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Find mistakes in an exercise
+    #[command(after_help = "\
+Examples:
+  vmm exercise check sum.toml                finds mistakes, with their places
+  vmm exercise check sum.toml && vmm grade sum.toml submissions/*
+
+A guest that only halts runs on the machine of each task, so that its settings are tried.")]
     Check {
         /// The exercise, a TOML file
         file: PathBuf,
     },
     /// Write an example with comments
+    #[command(after_help = "\
+Examples:
+  vmm exercise new sum.toml                  an example with comments
+  vmm exercise new | less                    the same, on standard output")]
     New {
         /// File to write, which must not exist [default: standard output]
         file: Option<PathBuf>,
@@ -65,7 +76,8 @@ pub(super) fn open(file: &Path) -> Result<Exercise, u8> {
     if !file.exists() {
         let name = printable(file);
         let missing =
-            Error::Config(format!("there is no exercise {name}: `vmm exercise new` writes an example"));
+            format!("there is no exercise {name}: `vmm exercise new` writes an example{}", suggestion(file));
+        let missing = Error::Config(missing);
         return Err(report_error(&missing));
     }
     let wrong = |problems: Vec<String>| {
@@ -73,7 +85,9 @@ pub(super) fn open(file: &Path) -> Result<Exercise, u8> {
         status::BAD_IMAGE
     };
     let exercise = Exercise::open(file).map_err(wrong)?;
+    let progress = Progress::begin(false, || format!("checking {}", printable(file)));
     let mistakes = trial::mistakes(&exercise);
+    drop(progress);
     match mistakes.is_empty() {
         true => Ok(exercise),
         false => Err(wrong(mistakes.iter().map(|mistake| exercise.line(mistake)).collect())),

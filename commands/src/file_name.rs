@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use vmm::Error;
 use vmm::host::{printable, printable_text};
 
@@ -33,6 +34,39 @@ impl fmt::Display for ResultFormat {
             Self::Other(name) => name,
         })
     }
+}
+
+/// The least similarity of a name that is suggested. That of equal names is 1.
+const SIMILAR: f64 = 0.85;
+/// The most entries of a folder that are compared.
+const MAX_ENTRIES: usize = 10_000;
+
+/// The most similar of these names, and its similarity. `None` if none is similar.
+pub fn similar(name: &str, names: impl Iterator<Item = String>) -> Option<(f64, String)> {
+    let similarities = names.map(|other| (strsim::jaro_winkler(&other, name), other));
+    let is_similar = |one: &(f64, String)| one.0 > SIMILAR && one.1 != name;
+    // Of several, the first in the alphabet: the order of a folder is not always the same.
+    similarities
+        .filter(is_similar)
+        .max_by(|left, right| left.0.total_cmp(&right.0).then(right.1.cmp(&left.1)))
+}
+
+/// The path with the most similar name in the folder of a missing file, and its similarity.
+pub fn similar_file(path: &Path) -> Option<(f64, PathBuf)> {
+    let is_missing = path.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound);
+    let name = path.file_name().filter(|_| is_missing)?.to_str()?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let entries = fs::read_dir(folder.unwrap_or(Path::new("."))).ok()?.take(MAX_ENTRIES).flatten();
+    let (similarity, found) =
+        similar(name, entries.filter_map(|entry| entry.file_name().into_string().ok()))?;
+    Some((similarity, path.with_file_name(found)))
+}
+
+/// The part of a message about a missing file that names a similar one. Empty without one.
+pub fn suggestion(path: &Path) -> String {
+    similar_file(path).map_or_else(String::new, |(_, similar)| {
+        format!("; the most similar name there is {}", printable(&similar))
+    })
 }
 
 /// Returns the extension of a file name in lower case, and the format that it promises, if it is known.

@@ -20,6 +20,7 @@ mod grade;
 mod guests;
 #[cfg_attr(not(has_kvm), path = "jail/absent.rs")]
 mod jail;
+mod lab;
 mod measure;
 mod modules;
 mod names;
@@ -29,6 +30,7 @@ mod outcome;
 mod outputs;
 mod places;
 mod processor;
+mod progress;
 mod report;
 mod run;
 mod sample;

@@ -19,6 +19,7 @@ use report::view::{By, plural};
 use report::{Measured, SavedName};
 use std::ffi::OsString;
 use std::fmt::Write;
+use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use vmm::exit::Reason;
@@ -217,6 +218,10 @@ fn remarks(name: &str, engine: &str, observation: &Observation, has_failed: bool
         observation.missing.iter().map(|part| format!("jail: {}", part.text())).collect();
     if observation.machines == 0 && observation.vcpus.is_empty() {
         remarks.push(match engine {
+            _ if observation.is_hidden => format!(
+                "the calls of {name} to KVM are not known, because it hides its files from other processes of its user \
+                 (PR_SET_DUMPABLE): leave that out, or run vmm as root"
+            ),
             _ if has_failed => format!("{name} made no VM, and calls to KVM failed (--setup)"),
             "ptrace" => format!("{name} made no VM: neither it nor a child called KVM_CREATE_VM on /dev/kvm"),
             _ => format!(
@@ -224,6 +229,10 @@ fn remarks(name: &str, engine: &str, observation: &Observation, has_failed: bool
                  ptrace sees all calls"
             ),
         });
+        if let Err(error) = File::options().read(true).write(true).open("/dev/kvm") {
+            remarks
+                .push(format!("/dev/kvm cannot be opened here: {error}: `vmm doctor` names the next step"));
+        }
     }
     for (error, count) in observation.errors() {
         remarks.push(format!("KVM_RUN failed {}: {error}", plural(count, "time")));

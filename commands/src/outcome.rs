@@ -3,6 +3,7 @@
 use crate::expect::{AfterRun, Checked};
 use crate::measure::{MeasureArgs, ResultFiles};
 use crate::outputs::check_different;
+use crate::progress;
 use crate::sample::SampleFiles;
 use crate::screen::ScreenFile;
 use crate::status::Failure;
@@ -192,6 +193,9 @@ struct Stdout {
 
 impl Write for Stdout {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        if self.last_byte.load(Ordering::Relaxed) == NOTHING_PRINTED {
+            progress::end();
+        }
         let written = self.file.write(data)?;
         if let Some(last) = written.checked_sub(1).and_then(|at| data.get(at)) {
             self.last_byte.store((*last).into(), Ordering::Relaxed);

@@ -10,6 +10,7 @@
 use crate::file_name::{ResultFormat, check_extension, check_inputs, promised_format};
 use crate::measure::ByArg;
 use crate::names;
+use crate::progress::{self, Progress};
 use crate::status::{self, Failure, HasStatus};
 use crate::streams::{print_stderr, report_error};
 use clap::{Args, ValueEnum};
@@ -158,6 +159,7 @@ fn report(arguments: &ReportArgs) -> Result<(), Failure> {
     if let Some(path) = output {
         check_inputs("-o", path, inputs().chain(symbols.as_deref()))?;
     }
+    let shown = Progress::begin(false, || format!("reading {}", shown_name(&arguments.file)));
     let (name, mut saved) = read(&arguments.file)?;
     if let Some(argument) = &arguments.symbols {
         names::add(&mut saved, argument, &name)?;
@@ -166,16 +168,22 @@ fn report(arguments: &ReportArgs) -> Result<(), Failure> {
     if arguments.by.is_some() && !first.has_addresses() {
         return Err(names::without_addresses(&name, "--by"));
     }
-    let second = arguments.other.as_deref().map(read).transpose()?;
+    let second = arguments.other.as_deref().map(|path| {
+        progress::say(|| format!("reading {}", shown_name(path)));
+        read(path)
+    });
+    let second = second.transpose()?;
     let second = second.map(|(name, saved)| Source::new(name, saved));
     // From here on a signal makes the writers fail, so that no half-written file is left.
     vmm::host::catch_interrupts();
     let Some(path) = output else {
+        drop(shown);
         let mut to = BufWriter::with_capacity(1 << 16, Interruptible(TimeoutWriter::new(io::stdout(), None)));
         let written = view::write(&mut to, format.view(), &first, second.as_ref()).and_then(|()| to.flush());
         written.map_err(|source| Error::Host { operation: "writing standard output", source })?;
         return Ok(());
     };
+    progress::say(|| format!("writing {}", printable(path)));
     let mut target = OutputFile::open(path)?;
     let mut to = BufWriter::with_capacity(1 << 16, Interruptible(&mut target));
     let written = view::write(&mut to, format.view(), &first, second.as_ref()).and_then(|()| to.flush());
@@ -210,10 +218,15 @@ fn source(argument: &Path) -> &Path {
     if argument == Path::new("-") { Path::new(STDIN) } else { argument }
 }
 
+/// The name of the file of an argument, to print.
+fn shown_name(argument: &Path) -> String {
+    if source(argument) == argument { printable(argument) } else { "standard input".into() }
+}
+
 /// Reads a profile or a trace; `-` is standard input. Also returns the name of the file, to print.
 fn read(argument: &Path) -> Result<(String, Saved), FileError> {
     let path = source(argument);
-    let name = if path == argument { printable(path) } else { "standard input".into() };
+    let name = shown_name(argument);
     match report::read(path) {
         Ok(saved) => Ok((name, saved)),
         Err(FileError::Read { source, .. }) => Err(FileError::Read { path: name, source }),

@@ -84,7 +84,8 @@ fn run(arguments: &RunArgs, jail: Option<Jail>, mut text: GuestText) -> Result<R
     let queue_len = arguments.queue_len.map(check_queue_len).transpose()?;
     // A driver cannot work without its device. Asking for a transport makes the builder report the conflict with
     // --mem before the guest runs.
-    let needed_transport = target.drives_simvirtio().then(Transport::default);
+    let default_transport = if crate::cli::polls() { Transport::Polling } else { Transport::Exit };
+    let needed_transport = target.drives_simvirtio().then_some(default_transport);
     let memory = match target.map() {
         Some(Map::Plain) => Some(arguments.mem.unwrap_or(vmm::memory::PLAIN_RAM)),
         _ => arguments.mem,
@@ -101,6 +102,7 @@ fn run(arguments: &RunArgs, jail: Option<Jail>, mut text: GuestText) -> Result<R
         .screen_on_terminal(text.is_terminal)
         .memory(memory)
         .transport(arguments.transport.map(Into::into).or(needed_transport))
+        .default_transport(default_transport)
         .queue_len(queue_len.or(target.queue_len()))
         .cpuid(cpuid)
         .verify(arguments.verify || target.promises_result())
@@ -124,7 +126,7 @@ fn run(arguments: &RunArgs, jail: Option<Jail>, mut text: GuestText) -> Result<R
     let mut server = arguments.gdb.server(&machine, width, guest.as_deref())?;
     enter(jail, arguments, &machine)?;
     let debugger = debugger::of(&mut server).or_else(|| LiveCores::debugger(live.as_mut(), &machine));
-    let report = terminal::run(&mut machine, debugger)?;
+    let report = terminal::run(&mut machine, debugger, &target.name, arguments.measure.results.quiet)?;
     trace.map_or(Ok(()), Trace::finish)?;
     warn_of_unread_input(arguments, &machine, &report);
     let core = core.map(|core| core.write(&mut machine, &report));

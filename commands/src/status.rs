@@ -8,7 +8,7 @@ use std::fmt;
 use vmm::exit::Stop;
 use vmm::host::is_shortage;
 use vmm::machine::Doubt;
-use vmm::{Error, Report};
+use vmm::{Error, ImageError, Report};
 
 /// The guest halted, and its result is right if it was verified.
 pub const OK: u8 = 0;
@@ -47,6 +47,11 @@ pub const BROKEN_PIPE: u8 = 141;
 pub trait HasStatus: fmt::Display {
     /// Returns the exit status.
     fn status(&self) -> u8;
+
+    /// The file that could not be read, as the message names it.
+    fn unread_file(&self) -> Option<&str> {
+        None
+    }
 }
 
 impl HasStatus for Error {
@@ -56,6 +61,13 @@ impl HasStatus for Error {
             Self::Image(_) => BAD_IMAGE,
             Self::Interrupted => INTERRUPTED,
             _ => HOST_ERROR,
+        }
+    }
+
+    fn unread_file(&self) -> Option<&str> {
+        match self {
+            Self::Image(ImageError::Read { path, .. }) => Some(path),
+            _ => None,
         }
     }
 }
@@ -69,6 +81,13 @@ impl HasStatus for FileError {
             // A signal interrupted the wait for the reader of a pipe.
             Self::Write { source, .. } if source.raw_os_error() == Some(libc::ECANCELED) => INTERRUPTED,
             Self::Write { .. } => HOST_ERROR,
+        }
+    }
+
+    fn unread_file(&self) -> Option<&str> {
+        match self {
+            Self::Read { path, .. } => Some(path),
+            _ => None,
         }
     }
 }
@@ -105,6 +124,17 @@ impl HasStatus for Failure {
             Self::Observe(observe::Error::Unfit { .. }) => BAD_IMAGE,
             #[cfg(has_kvm)]
             Self::Observe(observe::Error::Host { .. } | observe::Error::Jail(_)) => HOST_ERROR,
+        }
+    }
+
+    fn unread_file(&self) -> Option<&str> {
+        match self {
+            Self::Vmm(error) => error.unread_file(),
+            Self::File(error) => error.unread_file(),
+            Self::Symbols(debug::SymbolError::Read { file, .. }) => Some(file),
+            #[cfg(has_kvm)]
+            Self::Observe(observe::Error::Program { program, .. }) => Some(program),
+            _ => None,
         }
     }
 }

@@ -1,7 +1,10 @@
 //! Results on stdout, and messages and log lines on stderr.
 
+use crate::file_name::suggestion;
+use crate::progress;
 use crate::status::{self, HasStatus};
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use vmm::host::TimeoutWriter;
@@ -16,6 +19,12 @@ static LOG_BLOCKED: AtomicBool = AtomicBool::new(false);
 /// Prints a message on stderr. An error is ignored: the exit status still reports the failure. After a message that blocks,
 /// the next ones wait for less time.
 pub(crate) fn print_stderr(text: &str) {
+    progress::erase();
+    print_undrawn(text);
+}
+
+/// The same, and leaves the line with the progress as it is.
+pub(crate) fn print_undrawn(text: &str) {
     let timeout = if LOG_BLOCKED.load(Ordering::Relaxed) { LOG_TIMEOUT } else { MESSAGE_TIMEOUT };
     if TimeoutWriter::new(io::stderr(), Some(timeout)).write_all(text.as_bytes()).is_err() {
         LOG_BLOCKED.store(true, Ordering::Relaxed);
@@ -25,8 +34,12 @@ pub(crate) fn print_stderr(text: &str) {
 /// True if a stream is a terminal that shows colours, and the user wants them (<https://no-color.org>).
 pub(crate) fn has_colours(stream: &impl IsTerminal) -> bool {
     let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    let is_dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
-    stream.is_terminal() && !is_set("NO_COLOR") && !is_dumb
+    moves_cursor(stream) && !is_set("NO_COLOR")
+}
+
+/// True if a stream is a terminal that can erase its line.
+pub(crate) fn moves_cursor(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb")
 }
 
 /// Returns characters that begin a new line on stderr, if it is the terminal on which another program wrote, and which may have left
@@ -42,9 +55,10 @@ pub(crate) fn fresh_line() -> String {
         file.metadata().ok().map(|data| data.rdev()).filter(|_| is_terminal)
     };
     let (stdout, stderr) = (device(io::stdout().as_fd()), device(io::stderr().as_fd()));
-    let is_dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
     match vmm::host::terminal_width() {
-        Some(columns) if stdout.is_some() && stdout == stderr && !is_dumb => " ".repeat(columns) + "\r",
+        Some(columns) if stdout.is_some() && stdout == stderr && moves_cursor(&io::stderr()) => {
+            " ".repeat(columns) + "\r"
+        }
         _ => String::new(),
     }
 }
@@ -55,6 +69,7 @@ pub(crate) struct Log(pub(crate) TimeoutWriter<io::Stderr>);
 
 impl Write for Log {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        progress::erase();
         if !LOG_BLOCKED.load(Ordering::Relaxed) && self.0.write_all(data).is_err() {
             LOG_BLOCKED.store(true, Ordering::Relaxed);
         }
@@ -68,6 +83,7 @@ impl Write for Log {
 /// Prints a result on stdout. Returns the exit status. A reader that closes the pipe early, such as `head -1`, has all that
 /// it wants, so there is no message.
 pub(crate) fn print_stdout(text: &str) -> u8 {
+    progress::erase();
     match TimeoutWriter::new(io::stdout(), None).write_all(text.as_bytes()) {
         Ok(()) => status::OK,
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => status::BROKEN_PIPE,
@@ -79,6 +95,7 @@ pub(crate) fn print_stdout(text: &str) -> u8 {
 /// Prints an error on stderr. Returns its exit status.
 pub(crate) fn report_error(error: &impl HasStatus) -> u8 {
     let (red, plain) = if has_colours(&io::stderr()) { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
-    print_stderr(&format!("vmm: {red}error:{plain} {error}\n"));
+    let similar = error.unread_file().map_or_else(String::new, |path| suggestion(Path::new(path)));
+    print_stderr(&format!("vmm: {red}error:{plain} {error}{similar}\n"));
     error.status()
 }

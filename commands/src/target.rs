@@ -1,6 +1,7 @@
 //! Finds the guest that the user names: a built-in guest, an ELF executable, a multiboot kernel, or a flat binary with an
 //! address and a mode, `FILE[@ADDR][:MODE]`.
 
+use crate::file_name;
 use guest::{End, Guest, Map};
 use std::ffi::OsStr;
 use std::io::ErrorKind;
@@ -329,18 +330,18 @@ fn not_found(text: &OsStr) -> String {
     })
 }
 
-/// Finds a file with the name `name` and an extension, or the built-in guest with the most similar name. `None` if no name
-/// is similar.
+/// Finds a file with the name `name` and an extension, or the built-in guest or the file with the most similar name. `None` if no
+/// name is similar.
 fn similar(name: &str) -> Option<String> {
-    /// A similarity of 1 is equality.
-    const SIMILAR: f64 = 0.85;
     let mut files = [".bin", ".elf"].iter().map(|extension| format!("{name}{extension}"));
     if let Some(file) = files.find(|file| Path::new(file).is_file()) {
         return Some(file);
     }
-    let similarities = guest::GUESTS.iter().map(|guest| (strsim::jaro_winkler(guest.name, name), guest.name));
-    let (similarity, guest) = similarities.max_by(|left, right| left.0.total_cmp(&right.0))?;
-    (similarity > SIMILAR).then(|| guest.into())
+    let guest = file_name::similar(name, guest::GUESTS.iter().map(|guest| guest.name.into()));
+    let file = file_name::similar_file(Path::new(name));
+    let file = file.and_then(|(similarity, file)| Some((similarity, file.to_str()?.to_string())));
+    let best = guest.into_iter().chain(file).max_by(|left, right| left.0.total_cmp(&right.0));
+    best.map(|(_, name)| name)
 }
 
 /// Warns of an address that is decimal, but looks like a hexadecimal number without 0x.

@@ -33,6 +33,8 @@ pub struct Facts<'a> {
     pub trace: Option<&'a Trace>,
     /// The features of KVM that an observed VMM used. `None` for a machine of this program.
     pub features: Option<Vec<&'static str>>,
+    /// The calls that built the machines of an observed VMM, a line for each. `None` for a machine of this program.
+    pub setup: Option<String>,
 }
 
 /// The end of a run.
@@ -115,6 +117,7 @@ impl<'a> Facts<'a> {
             modes: None,
             trace: report.trace.as_ref(),
             features: None,
+            setup: None,
         })
     }
 }

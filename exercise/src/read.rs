@@ -5,6 +5,42 @@ use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
+/// The files that an exercise names.
+#[derive(Clone, Copy, Debug)]
+pub enum Files<'a> {
+    /// Those of a folder.
+    Folder(&'a Path),
+    /// Those that are a part of this program: name and content.
+    Embedded(&'a [(String, Vec<u8>)]),
+}
+
+impl Files<'_> {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// It is not there, cannot be read, or has more than `limit` bytes.
+    pub fn read(self, name: &str, limit: usize) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Folder(folder) => find_inside(folder, name).and_then(|path| read_file(&path, limit)),
+            Self::Embedded(files) => {
+                let file = files.iter().find(|(other, bytes)| other == name && bytes.len() <= limit);
+                file.map(|(_, bytes)| bytes.clone()).ok_or_else(|| io::ErrorKind::NotFound.into())
+            }
+        }
+    }
+
+    /// The path of a file.
+    ///
+    /// # Errors
+    /// It is not there, or has none.
+    pub fn path(self, name: &str) -> io::Result<PathBuf> {
+        match self {
+            Self::Folder(folder) => find_inside(folder, name),
+            Self::Embedded(_) => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+}
+
 /// Reads a regular file or a device such as /dev/null.
 ///
 /// # Errors

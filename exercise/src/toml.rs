@@ -143,7 +143,12 @@ pub fn parse(text: &str) -> Result<Table, Vec<Problem>> {
     parse_document(&tokens, &mut RecursionGuard::new(&mut keep, MAX_DEPTH), &mut errors);
     let mut reader = Reader { source, events: &events, next: 0, errors };
     let parsed = if reader.errors.is_empty() { reader.document() } else { Ok(Table::default()) };
-    let mut problems: Vec<Problem> = reader.errors.iter().map(|error| problem(error, text)).collect();
+    // Each deeper level is a mistake, and so is each end of one.
+    let errors = match reader.errors.iter().find(|error| is_too_deep(error)) {
+        Some(first) => std::slice::from_ref(first),
+        None => &reader.errors,
+    };
+    let mut problems: Vec<Problem> = errors.iter().map(|error| problem(error, text)).collect();
     let table = parsed.unwrap_or_else(|problem| {
         problems.push(problem);
         Table::default()
@@ -154,7 +159,15 @@ pub fn parse(text: &str) -> Result<Table, Vec<Problem>> {
 
 fn problem(error: &ParseError, text: &str) -> Problem {
     let at = error.unexpected().or(error.context()).map_or(text.len(), |span| span.start());
+    if is_too_deep(error) {
+        return Problem::new(at, format!("arrays and inline tables are nested at most {MAX_DEPTH} deep"));
+    }
     Problem::new(at, format!("this is not TOML: {}", error.description()))
+}
+
+/// True for the mistake that a [`RecursionGuard`] finds.
+fn is_too_deep(error: &ParseError) -> bool {
+    error.description().contains("recursion")
 }
 
 struct Reader<'a> {
@@ -364,9 +377,15 @@ mod tests {
             assert!(problems[0].at.abs_diff(at) <= 3, "{text}: {problems:?}");
         }
         let deep = format!("a = {}{}", "[".repeat(100_000), "]".repeat(100_000));
-        assert!(parse(&deep).is_err());
+        // One message, and not one for each level.
+        let nested = |problems: Vec<Problem>| {
+            problems.iter().map(|problem| problem.message.clone()).collect::<Vec<_>>()
+        };
+        let expected = ["arrays and inline tables are nested at most 16 deep"];
+        assert_eq!(nested(parse(&deep).unwrap_err()), expected);
         let deep = format!("a = {}1{}", "{ a = ".repeat(10_000), " }".repeat(10_000));
-        assert!(parse(&deep).is_err());
+        assert_eq!(nested(parse(&deep).unwrap_err()), expected);
+        assert_eq!(nested(parse(&format!("a = {}", "[\n".repeat(40))).unwrap_err()), expected);
         let keys = format!("a{} = 1", ".a".repeat(50_000));
         assert!(parse(&keys).unwrap_err()[0].message.contains("at most 8 parts"));
         let tables = "a.a.a.a.a.a.a = { b = 1 }\n".repeat(3);

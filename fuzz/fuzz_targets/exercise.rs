@@ -3,11 +3,11 @@
 #![no_main]
 
 use exercise::expect::{ExitLimit, Expectation};
+use exercise::read::Files;
 use exercise::template::{Value, fill};
 use exercise::{Check, Exercise, Facts, Memory, RunEnd, SiteExits};
 use libfuzzer_sys::fuzz_target;
 use simvirtio::device::State;
-use std::path::Path;
 use vmm::exit::{Reason, Site, Stop};
 use vmm::x86::{Mode, Regs, Sregs};
 use vmm_fuzz::Script;
@@ -124,7 +124,7 @@ fn build(script: &mut Script, (min, max): (i64, i64), letters: (u64, u64)) -> St
 
 /// Reads an exercise, and grades facts by it. The exercise is right if it must be.
 fn read(text: &str, must_be_right: bool, output: &[u8], seed: u64) -> Option<Exercise> {
-    let exercise = match Exercise::parse(text, Path::new("/nowhere")) {
+    let exercise = match Exercise::parse(text, Files::Embedded(&[])) {
         Ok(exercise) => exercise,
         Err(problems) => {
             assert!(!problems.is_empty() && problems.iter().all(|problem| problem.at <= text.len()));
@@ -137,7 +137,8 @@ fn read(text: &str, must_be_right: bool, output: &[u8], seed: u64) -> Option<Exe
         assert_eq!(values, task.values(seed), "the same seed gives the same values");
         assert!(task.worth(task.points).hundredths() <= u64::from(task.points) * 10_000);
         // A value of another seed may be too large for its place.
-        let _ = (task.input(&values), task.registers(&values), task.args(&values));
+        let _ = (task.input(&values), task.registers(&values), task.args(&values, None));
+        let _ = task.image.as_ref().map(|image| image.filled(&values));
         for check in &task.checks {
             let Ok(conditions) = check.expectations(&values) else { continue };
             let facts = facts(output);

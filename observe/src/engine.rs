@@ -128,6 +128,8 @@ pub enum Event {
     LostCalls(u64),
     /// So many vCPUs are not recorded.
     Unrecorded(u32),
+    /// The program does not let this process see its files (PR_SET_DUMPABLE), so that its VMs cannot be told.
+    Hidden,
     /// The program made so many VMs.
     Machines(u32),
 }

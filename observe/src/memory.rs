@@ -3,6 +3,7 @@
 
 use crate::engine::{Call, Target};
 use std::collections::BTreeMap;
+use std::io;
 use vmm::memory::Gpa;
 
 /// KVM_SET_USER_MEMORY_REGION (api.rst, section 4.35).
@@ -13,6 +14,44 @@ const SET_REGION2: u32 = 0x40a0_ae49;
 const MOST_SLOTS: usize = 1 << 16;
 /// The largest number of pieces of one access.
 const MOST_PIECES: usize = 64;
+
+/// The largest number of slots that are tried one by one.
+const MOST_TRIED: usize = 32;
+
+/// True for the errors of process_vm_readv(2) where it is forbidden or missing. EFAULT means that the memory is not mapped.
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES | libc::ENOSYS))
+}
+
+/// The error if the system does not let this process read the memory of a child, which may be any program. A process that
+/// [hides](crate::hide_this_process) its own memory cannot ask: its children hide theirs until they execute a program.
+pub fn memory_refusal() -> Option<io::Error> {
+    // SAFETY: the child makes two system calls, which the child of a process with several threads may make.
+    let child = unsafe { libc::fork() };
+    match child {
+        -1 => return Some(io::Error::last_os_error()),
+        0 => loop {
+            // SAFETY: the calls have plain arguments. The child does not outlive this process.
+            unsafe {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                libc::pause();
+            }
+        },
+        _ => {}
+    }
+    let mut byte = 0u8;
+    let local = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+    // The same address of the child holds the same variable.
+    // SAFETY: the variable outlives the call.
+    let read = unsafe { libc::process_vm_readv(child, &local, 1, &local, 1, 0) };
+    let error = (read < 0).then(io::Error::last_os_error);
+    // SAFETY: the child exists until it has been waited for.
+    unsafe {
+        libc::kill(child, libc::SIGKILL);
+        libc::waitpid(child, std::ptr::null_mut(), 0);
+    }
+    error.filter(is_refusal)
+}
 
 /// A memory slot of an observed VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +152,17 @@ impl ObservedMemory {
         })
     }
 
+    /// The error if the system, or the program itself, does not permit this process to read a slot of a VM.
+    pub fn refusal(&self, vm: u32, process: i32) -> Option<io::Error> {
+        let slots = self.slots(vm).filter(|slot| slot.number >> 16 == 0).take(MOST_TRIED);
+        // The last system call of a failed read in a slot is process_vm_readv.
+        let errors = slots.filter_map(|slot| {
+            let is_read = self.read(vm, process, Gpa(slot.gpa), &mut [0]);
+            (!is_read).then(io::Error::last_os_error)
+        });
+        errors.into_iter().find(is_refusal)
+    }
+
     /// Writes to a guest physical address. Returns false, and may have written a part, for the reasons of
     /// [`read`](Self::read).
     pub fn write(&self, vm: u32, process: i32, gpa: Gpa, data: &[u8]) -> bool {
@@ -185,6 +235,19 @@ mod tests {
         }
         assert!(memory.write(1, process, Gpa(0x1012), &[9, 8]));
         assert_eq!(std::hint::black_box(&high)[..5], [3, 2, 9, 8, 2]);
+    }
+
+    #[test]
+    fn memory_that_is_not_mapped_is_no_refusal() {
+        let process = std::process::id().cast_signed();
+        let mut memory = ObservedMemory::default();
+        memory.follow(&region(0, 0, &[0; 16], 16));
+        assert!(memory.refusal(1, process).is_none());
+        let mut invented = region(0, 0, &[], 16);
+        invented.data[24..32].fill(0xff);
+        memory.follow(&invented);
+        assert!(!memory.read(1, process, Gpa(0), &mut [0]));
+        assert!(memory.refusal(1, process).is_none());
     }
 
     #[test]

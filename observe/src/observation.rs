@@ -109,6 +109,8 @@ pub struct Observation {
     pub lost: u64,
     /// The number of vCPUs that were not recorded, because the program lacked a resource.
     pub unrecorded: u32,
+    /// True if the program hides its files from this process.
+    pub is_hidden: bool,
     /// The errors of KVM_RUN other than interruptions: errno and number.
     pub errors: BTreeMap<i32, u64>,
     /// The places whose reads the program does not seem to answer.
@@ -119,6 +121,9 @@ pub struct Observation {
     pub protection: Protection,
     /// The parts of the jail that the system lacks.
     pub missing: Vec<jail::Missing>,
+    /// The place where the program stood at the end of its time, without a subject: "waited for input". `None` if it ended by itself,
+    /// or the system does not tell.
+    pub hang: Option<String>,
 }
 
 impl Observation {
@@ -161,11 +166,13 @@ impl Observation {
             timing,
             lost: tally.lost,
             unrecorded: tally.unrecorded,
+            is_hidden: tally.is_hidden,
             errors: tally.errors,
             unanswered: tally.answers.unanswered(),
             has_left_children: left,
             protection: Protection::None,
             missing: Vec::new(),
+            hang: None,
         }
     }
 

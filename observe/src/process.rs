@@ -240,6 +240,12 @@ impl Process {
         }
     }
 
+    /// The program with all of its children, also those that it has left behind.
+    pub(crate) fn family(&self) -> Vec<libc::pid_t> {
+        let own = std::process::id().cast_signed();
+        descendants::of(own).into_iter().filter(|process| Some(*process) != self.init).collect()
+    }
+
     /// Sends a signal to the program, if it has not ended.
     pub(crate) fn send(&self, signal: libc::c_int) {
         if self.ended.is_none() {

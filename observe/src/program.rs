@@ -107,6 +107,12 @@ impl Program {
         }
     }
 
+    /// An error of the engine `ptrace`, without its advice if the other engine cannot observe the program, either.
+    pub(crate) fn untraceable(&self, what: &'static str) -> Error {
+        let (why, _) = what.split_once("; --engine preload").unwrap_or((what, ""));
+        Error::Unfit { program: self.shown(), what: if self.check_preload().is_ok() { what } else { why } }
+    }
+
     /// Checks that the program does the same when it is traced.
     ///
     /// # Errors

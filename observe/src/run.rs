@@ -2,6 +2,7 @@
 
 use crate::engine::{Engine, Event, StopCause, Stops};
 use crate::error::Error;
+use crate::hang;
 use crate::isolation::{Isolation, Protection};
 use crate::memory::ObservedMemory;
 use crate::observation::{Ending, Observation};
@@ -62,6 +63,8 @@ pub type Watcher<'a> = dyn FnMut(&Event, &ObservedMemory) + 'a;
 /// Hands events to the watcher and to the counts.
 struct Receiver<'a> {
     tally: Tally,
+    /// The sentence about a vCPU that is in its guest at the end of the time limit.
+    running: Option<String>,
     memory: ObservedMemory,
     watcher: &'a mut Watcher<'a>,
 }
@@ -75,6 +78,13 @@ impl Receiver<'_> {
             if *time < LONG {
                 return;
             }
+            let at = stop.registers.as_ref().map(|registers| format!(", at {:#x}", registers.0.rip));
+            self.running = self.running.take().or(Some(format!(
+                "had vCPU {} in its guest{}, without an exit for {:.1} s",
+                stop.vcpu.vcpu,
+                at.unwrap_or_default(),
+                time.as_secs_f64()
+            )));
         }
         if let Event::Called(call) = &event {
             self.memory.follow(call);
@@ -156,11 +166,11 @@ fn run(
     engine.prepare(&mut command, options.stops, is_isolated)?;
     let jail = options.jail.map(|jail| captive(jail, engine, options.timeout, &mut command)).transpose()?;
     let tally = Tally::new(capacity, options.by_address);
-    let mut receiver = Receiver { tally, memory: ObservedMemory::default(), watcher };
+    let mut receiver = Receiver { tally, running: None, memory: ObservedMemory::default(), watcher };
     let mut process = Process::start(&mut command, engine, isolation, jail)?;
     // The other ends of pipes must close with the program.
     drop(command);
-    let (ending, mut cost) = watch(&mut process, engine, &mut receiver, options.timeout, is_captive);
+    let (ending, hang, mut cost) = watch(&mut process, engine, &mut receiver, options.timeout, is_captive);
     let elapsed = receiver.tally.elapsed();
     let has_left_children = process.has_children(engine, &mut |event| receiver.take(event));
     if process.protection() == Protection::Namespace || is_captive && has_left_children {
@@ -181,7 +191,7 @@ fn run(
         process::raise(signal);
     }
     let observation = Observation::of(receiver.tally, ending, elapsed, cost, has_left_children);
-    Ok(Observation { protection, missing, ..observation })
+    Ok(Observation { protection, missing, hang, ..observation })
 }
 
 /// The variables of the environment that a program in a jail keeps, besides those that begin with LC_. The others can be secrets,
@@ -229,22 +239,24 @@ fn captive(
     Ok(captive)
 }
 
-/// Hands over what the engine sees until the program ends, or its time does. Returns its ending, and the time for that.
+/// Hands over what the engine sees until the program ends, or its time does. Returns its ending, the place
+/// where it stood at the end of its time, and the time for that.
 fn watch(
     process: &mut Process,
     engine: &mut dyn Engine,
     receiver: &mut Receiver<'_>,
     timeout: Option<Duration>,
     is_captive: bool,
-) -> (Ending, Duration) {
+) -> (Ending, Option<String>, Duration) {
     let (mut cost, mut period) = (Duration::ZERO, PERIOD);
     loop {
         let now = receiver.tally.elapsed();
         let left = timeout.map(|limit| limit.saturating_sub(now));
         if left == Some(Duration::ZERO) {
+            let place = hang::place(&process.family());
             inspect(process, engine, receiver);
             end(process, engine, receiver);
-            return (Ending::Timeout(timeout.unwrap_or_default()), cost);
+            return (Ending::Timeout(timeout.unwrap_or_default()), receiver.running.take().or(place), cost);
         }
         let before = thread_cpu_time();
         process.wait(engine, left.unwrap_or(period).min(period), &mut |event| receiver.take(event));
@@ -257,7 +269,7 @@ fn watch(
             end(process, engine, receiver);
         }
         if let Some(status) = process.ended() {
-            return (Ending::Ended(status), cost);
+            return (Ending::Ended(status), None, cost);
         }
         let began = Instant::now();
         let mut is_idle = true;

@@ -43,6 +43,7 @@ pub(crate) struct Tally {
     pub(crate) machines: u32,
     pub(crate) lost: u64,
     pub(crate) unrecorded: u32,
+    pub(crate) is_hidden: bool,
     /// The number of vCPUs past the limit.
     pub(crate) merged: u64,
     /// The errors of KVM_RUN, and their numbers.
@@ -72,6 +73,7 @@ impl Tally {
             machines: 0,
             lost: 0,
             unrecorded: 0,
+            is_hidden: false,
             merged: 0,
             errors: BTreeMap::new(),
             answers: Answers::default(),
@@ -126,6 +128,7 @@ impl Tally {
             Event::Called(_) | Event::Stopped(_) | Event::LostCalls(_) => {}
             Event::Lost(_, exits) => self.lost = self.lost.saturating_add(exits),
             Event::Unrecorded(vcpus) => self.unrecorded = vcpus,
+            Event::Hidden => self.is_hidden = true,
             Event::Machines(machines) => self.machines = machines,
         }
     }

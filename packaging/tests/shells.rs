@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 /// The subcommands that have a page.
-const PAGES: [&str; 14] = [
+const PAGES: [&str; 17] = [
     "vmm",
     "vmm-run",
     "vmm-boot",
@@ -18,6 +18,9 @@ const PAGES: [&str; 14] = [
     "vmm-exercise",
     "vmm-exercise-check",
     "vmm-exercise-new",
+    "vmm-lab",
+    "vmm-lab-new",
+    "vmm-lab-check",
     "vmm-report",
     "vmm-compare",
     "vmm-doctor",

@@ -16,7 +16,7 @@ pub static PROGRAMS: OnceLock<Files> = OnceLock::new();
 
 /// Runs the tests, and removes the programs.
 pub fn main(tests: Vec<libtest_mimic::Trial>) -> ExitCode {
-    let conclusion = libtest_mimic::run(&libtest_mimic::Arguments::from_args(), tests);
+    let conclusion = libtest_mimic::run(&crate::support::arguments(), tests);
     if let Some(programs) = PROGRAMS.get() {
         let _ = fs::remove_dir_all(programs.0.path());
     }
@@ -26,10 +26,33 @@ pub fn main(tests: Vec<libtest_mimic::Trial>) -> ExitCode {
 /// Compiles a C program of this test with these options. Returns its path.
 pub fn compile(name: &str, source: &Path, options: &[&str]) -> PathBuf {
     let program = PROGRAMS.get_or_init(Files::new).0.path().join(name);
-    let mut gcc = Command::new("gcc");
-    gcc.args(["-O1", "-pthread", "-o"]).arg(&program).arg(source).args(options).arg("-ldl");
-    assert!(gcc.status().is_ok_and(|status| status.success()), "gcc compiles {name}");
+    compile_with("gcc", &program, source, options);
     program
+}
+
+fn compile_with(compiler: &str, program: &Path, source: &Path, options: &[&str]) {
+    let mut gcc = Command::new(compiler);
+    gcc.args(["-O1", "-pthread", "-o"]).arg(program).arg(source).args(options).arg("-ldl");
+    assert!(gcc.status().is_ok_and(|status| status.success()), "{compiler} compiles {}", program.display());
+}
+
+/// The VMM in C with the C library musl, which has its own dynamic loader. musl has no headers of Linux, and no
+/// `close_range` before 1.2.5.
+pub fn program_of_musl(name: &str, options: &[&str]) -> PathBuf {
+    let program = PROGRAMS.get_or_init(Files::new).0.path().join(name);
+    let headers = ["/usr/include", "/usr/include/x86_64-linux-gnu"].map(|folder| ["-idirafter", folder]);
+    let all = [&["-w", "-Dclose_range(a,b,c)=syscall(436,a,b,c)"], headers.as_flattened(), options].concat();
+    compile_with("musl-gcc", &program, &source(), &all);
+    program
+}
+
+/// The reason why no program with musl can be built here.
+pub fn no_musl() -> Option<String> {
+    if let Some(why) = super::support::unusable() {
+        return Some(why.into());
+    }
+    let here = Command::new("musl-gcc").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    (!here.is_ok_and(|status| status.success())).then(|| "musl-gcc is not installed".into())
 }
 
 pub fn source() -> PathBuf {
@@ -141,9 +164,12 @@ pub fn no_qemu() -> Option<String> {
     (!here.is_ok_and(|status| status.success())).then(|| "qemu-system-x86_64 is not installed".into())
 }
 
-/// QEMU runs a firmware that writes 300 bytes to port 0xe9 and ends through port 0xf4. `observe` gets its command line, once
-/// for each CPU model until one starts: then the status is 7.
-pub fn qemu(files: &Files, observe: &mut dyn FnMut(&[&str]) -> Ran) -> Ran {
+/// The machines of QEMU.
+pub const MACHINES: [&str; 2] = ["microvm,x-option-roms=off", "q35"];
+
+/// A machine of QEMU runs a firmware that writes 300 bytes to port 0xe9 and ends through port 0xf4. `observe` gets its command
+/// line, once for each CPU model until one starts: then the status is 7.
+pub fn qemu(files: &Files, machine: &str, observe: &mut dyn FnMut(&[&str]) -> Ran) -> Ran {
     // At 0xf000:0xff00: mov cx, 300; out 0xe9, al; loop; mov al, 3; out 0xf4, al; hlt
     let code = [0xb9, 0x2c, 0x01, 0xe6, 0xe9, 0xe2, 0xfc, 0xb0, 3, 0xe6, 0xf4, 0xf4];
     let mut firmware = vec![0; 0x10000];
@@ -154,7 +180,7 @@ pub fn qemu(files: &Files, observe: &mut dyn FnMut(&[&str]) -> Ran) -> Ran {
     let mut last = None;
     for cpu in ["host", "host,-arch-capabilities", "qemu64"] {
         let line = format!(
-            "qemu-system-x86_64 -M microvm,x-option-roms=off -accel kvm -cpu {cpu} -m 16 -nodefaults -no-user-config \
+            "qemu-system-x86_64 -M {machine} -accel kvm -cpu {cpu} -m 16 -nodefaults -no-user-config \
              -display none -no-reboot -device isa-debug-exit,iobase=0xf4,iosize=1 -bios {firmware}"
         );
         let ran = observe(&line.split_ascii_whitespace().collect::<Vec<_>>());

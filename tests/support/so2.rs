@@ -13,7 +13,7 @@ static PROGRAMS: OnceLock<Files> = OnceLock::new();
 
 /// Runs the tests, and removes the programs.
 pub fn main(tests: Vec<libtest_mimic::Trial>) -> ExitCode {
-    let conclusion = libtest_mimic::run(&libtest_mimic::Arguments::from_args(), tests);
+    let conclusion = libtest_mimic::run(&crate::support::arguments(), tests);
     remove_programs();
     conclusion.exit_code()
 }

@@ -21,6 +21,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 enum { RAM = 0x100000, RESULT = 0x400, DEVICE_TABLE = 0x1000a, TX_BUFFER = 0x11000, WINDOW = 0x100000, PAGE = 4096 };
@@ -333,6 +334,10 @@ int main(int argc, char **argv)
 	static atomic_bool stop;
 	pthread_t poller;
 
+#ifdef MISTAKE_HIDES
+	/* Other processes of its user may not look at it. */
+	prctl(PR_SET_DUMPABLE, 0);
+#endif
 	if (!is_real && !is_long && !has_device) {
 		fprintf(stderr, "usage: so2-vmm real|long|simvirtio|polling\n");
 		return 2;

@@ -11,6 +11,7 @@ use crate::bench::sys::raise_descriptor_limit;
 use crate::bench::table::{self, Row};
 use crate::file_name::{ResultFormat, check_extension};
 use crate::processor::{VcpuArg, check_kvm};
+use crate::progress::{self, Progress};
 use crate::status::{self, Failure};
 use crate::streams::{print_stderr, print_stdout, report_error};
 use clap::Args;
@@ -89,7 +90,9 @@ pub fn main(arguments: &ScaleArgs) -> u8 {
     if let Some(side) = arguments.only {
         return measure_here(side, guest, arguments.vms.first().copied().unwrap_or(1));
     }
+    let progress = Progress::begin(false, || "measuring".into());
     let (rows, measured) = measure_all(&arguments.vms, rounds);
+    drop(progress);
     let written = write_results(&rows, rounds, measured == status::OK, json);
     if measured == status::INTERRUPTED {
         print_stderr(match rows.is_empty() {
@@ -166,17 +169,16 @@ fn measure_here(side: Side, guest: &'static Guest, vms: usize) -> u8 {
     }
 }
 
-/// Measures all rows, and prints the progress. Stops at the first failure. Returns the rows that have a sample of both
+/// Measures all rows, and shows the progress. Stops at the first failure. Returns the rows that have a sample of both
 /// sides, and the exit status.
 fn measure_all(vms: &[usize], rounds: u32) -> (Vec<Row>, u8) {
     let mut rows = Vec::new();
     for &vms in vms {
         let mut row = Row::new(vms);
         for round in 1..=rounds {
-            print_stderr(&format!(
-                "vmm: {} at the same time, round {round} of {rounds}\n",
-                plural(vms as u64, "VM")
-            ));
+            let now = format!("{} at the same time, round {round} of {rounds}", plural(vms as u64, "VM"));
+            log::info!("{now}");
+            progress::say(|| now);
             if let Err(status) = row.measure(round) {
                 rows.extend(row.is_complete().then_some(row));
                 return (rows, status);

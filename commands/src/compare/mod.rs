@@ -9,13 +9,13 @@ mod table;
 use crate::args::{check_queue_len, in_range, parse_number, parse_size, size_in_range};
 use crate::file_name::{ResultFormat, check_extension};
 use crate::processor::{VcpuArg, check_kvm};
+use crate::progress::{self, Progress};
 use crate::status::{self, Failure};
 use crate::streams::{print_stderr, print_stdout, report_error};
 use clap::{Args, ValueEnum};
 use report::{FileError, OutputFile};
-use std::io::{self, IsTerminal, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 use vmm::Error;
 use vmm::host::printable;
 use vmm::lab::{
@@ -181,14 +181,11 @@ pub fn main(arguments: &CompareArgs) -> u8 {
         };
     vmm::host::catch_interrupts();
     let mut rows = rows(arguments);
-    let started = Instant::now();
-    let shows_progress = io::stderr().is_terminal();
+    let progress = Progress::begin(false, || "comparing".into());
     let result = run_comparison(&mut rows, workload, rounds, |round| {
-        if shows_progress {
-            let seconds = started.elapsed().as_secs_f64();
-            print_stderr(&format!("vmm: round {round} of {rounds}, after {seconds:.1} s\n"));
-        }
+        progress::say(|| format!("comparing, round {round} of {rounds}"));
     });
+    drop(progress);
     let interrupted = match result {
         Ok(()) => false,
         Err(ComparisonError::Interrupted) => true,

@@ -15,23 +15,31 @@ mod student;
 mod student_args;
 mod target;
 
-use crate::jail::{Jail, Rights};
+use crate::file_name::suggestion;
+use crate::jail::{Jail, JailArgs, Rights};
 use crate::processor::VcpuArg;
+use crate::progress::Progress;
 use crate::status::{self, Failure, HasStatus};
 use crate::streams::{print_stderr, report_error};
 use crate::summary::ending;
 use crate::target::{RunTarget, is_unreadable};
 pub use args::GradeArgs;
 use args::{Course, Settings, Subject};
+pub(crate) use batch::{has_ended, kill_group};
 use grades::Grade;
 use guest::{End, GUESTS};
 use output::Outputs;
 use points::{Evidence, Task, wrong};
 use run::Run;
 use std::io;
-use std::time::Instant;
+use std::path::Path;
+use std::time::{Duration, Instant};
 use vmm::Error;
+use vmm::device::Layout;
 use vmm::machine::Processor;
+
+/// The time limit of the built-in guest that checks the host.
+const HOST_CHECK: Duration = Duration::from_secs(10);
 
 /// Grades and prints the result. Returns the exit status.
 pub fn main(arguments: &GradeArgs) -> u8 {
@@ -90,6 +98,7 @@ fn tasks(
             return Err(Error::Config("a student's VMM runs on KVM: leave --vcpu out".into()).into());
         }
         check_host(Settings { processor: Some(Processor::Kvm), ..settings })?;
+        let _progress = Progress::begin(false, || "grading".into());
         return prepared.grade(&arguments.vmm, settings.timeout);
     }
     check_host(settings)?;
@@ -100,6 +109,7 @@ fn tasks(
         let results = arguments.output.files();
         jail.enter(&Rights { read, results, builds: true, ..Rights::default() }, None)?;
     }
+    let _progress = Progress::begin(false, || "grading".into());
     let missing = |missing| format!("vmm: not graded, because there is no image: {missing}\n");
     Ok(match arguments.course() {
         Course::So2 => student::Grade {
@@ -113,6 +123,27 @@ fn tasks(
             remark: String::new(),
         },
     })
+}
+
+/// Grades a folder for an exercise in this process. The same seed gives the same points.
+///
+/// # Errors
+/// The host failed, or the exercise does not suit its own machine.
+pub(crate) fn grade_folder(
+    exercise: &::exercise::Exercise,
+    folder: &Path,
+    seed: u64,
+    processor: Option<Processor>,
+    jail: JailArgs,
+) -> Result<Vec<grades::Task>, Error> {
+    let settings = Settings {
+        processor,
+        layout: Layout::default(),
+        timeout: Some(HOST_CHECK),
+        wall: Some(HOST_CHECK.saturating_mul(6)),
+    };
+    check_host(settings)?;
+    exercise::grade(exercise, folder, seed, settings, jail)
 }
 
 /// Prints an error. A host that fails gives no grade. Returns the exit status.
@@ -199,7 +230,11 @@ fn images(arguments: &GradeArgs) -> Result<Vec<kev::Replacement>, Error> {
 /// Makes an image that cannot be read an error of the command line.
 fn unreadable(error: Error) -> Error {
     match error {
-        Error::Image(error) if is_unreadable(&error) => Error::Config(error.to_string()),
+        Error::Image(error) if is_unreadable(&error) => {
+            let error = Error::Image(error);
+            let similar = error.unread_file().map_or_else(String::new, |path| suggestion(Path::new(path)));
+            Error::Config(format!("{error}{similar}"))
+        }
         error => error,
     }
 }

@@ -3,9 +3,9 @@
 use crate::grade::args::Settings;
 use crate::grade::driver;
 use crate::grade::points::{Evidence, wrong};
-use crate::processor;
 use crate::summary::ending;
 use crate::target::{RunTarget, name_error};
+use crate::{processor, progress};
 use guest::Guest;
 use vmm::device::Transport;
 use vmm::exit::Stop;
@@ -56,6 +56,7 @@ impl Run {
             builder.processor(settings.processor).timeout(settings.timeout).wall_timeout(settings.wall);
         let mut machine = builder.verify(true).kernel_counters(true).build().map_err(name_error(&name))?;
         processor::announce(&machine);
+        progress::say(|| format!("grading, {name} runs"));
         let report = machine.run()?;
         if let Some(error) = report.host_failure() {
             return Err(error);

@@ -8,6 +8,7 @@ mod mode;
 mod number;
 mod output;
 mod register;
+mod setup;
 mod state;
 
 pub use end::End;
@@ -18,6 +19,7 @@ pub use mode::Modes;
 pub(crate) use mode::named as mode_named;
 pub use output::{MAX_OUTPUT, Output};
 pub use register::RegisterValue;
+pub use setup::SetupLine;
 pub use state::DeviceState;
 
 use crate::facts::Facts;
@@ -43,6 +45,8 @@ pub enum Expectation {
     Modes(Modes),
     /// A feature that may not be used.
     Forbidden(Forbidden),
+    /// A call that an observed VMM must make.
+    Setup(SetupLine),
 }
 
 /// The result of one check.
@@ -83,6 +87,7 @@ impl Expectation {
             Self::Simvirtio(state) => state.check(facts),
             Self::Modes(modes) => modes.check(facts),
             Self::Forbidden(feature) => feature.check(facts),
+            Self::Setup(line) => line.check(facts),
         }
     }
 

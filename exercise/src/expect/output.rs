@@ -64,10 +64,7 @@ impl Output {
     /// # Errors
     /// It is not one.
     pub fn matching(pattern: &str) -> Result<Self, String> {
-        let regex = RegexBuilder::new(pattern).size_limit(MAX_PATTERN).build();
-        let regex = regex
-            .map_err(|error| format!("this is not a regular expression, or it is too large: {error}"))?;
-        Ok(Self { kind: Kind::Matches(regex), name: Self::shown(pattern) })
+        Ok(Self { kind: Kind::Matches(regex(pattern)?), name: Self::shown(pattern) })
     }
 
     /// A text in quotes, safe to print and not too long.
@@ -109,6 +106,15 @@ impl Output {
             }
         }
     }
+}
+
+/// Parses a regular expression.
+///
+/// # Errors
+/// It is not one, or it is too large.
+pub(super) fn regex(pattern: &str) -> Result<Regex, String> {
+    let regex = RegexBuilder::new(pattern).size_limit(MAX_PATTERN).build();
+    regex.map_err(|error| format!("this is not a regular expression, or it is too large: {error}"))
 }
 
 /// Describes the first difference of two texts.

@@ -33,6 +33,7 @@ fn with_facts<T>(output: &[u8], read: impl FnOnce(&mut Facts) -> T) -> T {
         modes: Some(vec![Mode::Real, Mode::Protected]),
         trace: None,
         features: None,
+        setup: None,
     };
     read(&mut facts)
 }

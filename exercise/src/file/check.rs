@@ -3,15 +3,15 @@
 use super::fields::Fields;
 use super::settings::{Kind, address};
 use super::task::read;
-use crate::expect::{ExitLimit, Expectation, Forbidden, MAX_OUTPUT, MemoryCheck, Output};
+use crate::expect::{ExitLimit, Expectation, Forbidden, MAX_OUTPUT, MemoryCheck, Output, SetupLine};
+use crate::read::Files;
 use crate::template::{Values, fill};
 use crate::toml::{Problem, Table};
 use grades::Visibility;
-use std::path::Path;
 use vmm::exit::Reason;
 
 /// The keys of a check.
-pub const KEYS: [&str; 13] = [
+pub const KEYS: [&str; 14] = [
     "name",
     "points",
     "visibility",
@@ -23,6 +23,7 @@ pub const KEYS: [&str; 13] = [
     "exits",
     "memory",
     "forbid",
+    "setup",
     "time",
     "step",
 ];
@@ -82,8 +83,8 @@ pub struct Context<'a> {
     pub points: u64,
     /// True if the task has a helper.
     pub has_helper: bool,
-    /// The folder of the files.
-    pub folder: &'a Path,
+    /// The files that it names.
+    pub files: Files<'a>,
     /// Any values with the task's names.
     pub values: &'a Values,
 }
@@ -118,12 +119,13 @@ impl CheckSpec {
             problems.push(Problem::new(at, "step names a part of the task's helper, and the task has none"));
         }
         let before = problems.len();
-        let mut conditions = texts(&fields, task.folder, problems);
+        let mut conditions = texts(&fields, task.files, problems);
         conditions.extend(memory(&fields, problems));
         conditions.extend(forbidden(&fields, task.kind, problems));
+        conditions.extend(setup(&fields, problems));
         let time = time(&fields, task, problems);
         if conditions.is_empty() && time.is_none() && step.is_none() && problems.len() == before {
-            let message = "a check needs a condition: output, output_file, contains, matches, expect, exits, memory, forbid or time";
+            let message = "a check needs a condition: output, output_file, contains, matches, expect, exits, memory, forbid, setup or time";
             problems.push(Problem::new(at, message));
         }
         for (condition, at) in &conditions {
@@ -166,13 +168,13 @@ impl CheckSpec {
 }
 
 /// The conditions that are texts, and their places.
-fn texts(fields: &Fields, folder: &Path, problems: &mut Vec<Problem>) -> Vec<(Condition, usize)> {
+fn texts(fields: &Fields, files: Files, problems: &mut Vec<Problem>) -> Vec<(Condition, usize)> {
     let mut found = Vec::new();
     if let Some((text, at)) = fields.text("output", problems) {
         found.push((Condition::Output(text.into()), at));
     }
     if let Some((file, at)) = fields.text("output_file", problems)
-        && let Some(bytes) = read(file, at, "output_file", MAX_OUTPUT, folder, problems)
+        && let Some(bytes) = read(file, at, "output_file", MAX_OUTPUT, files, problems)
     {
         match Output::exactly(bytes, format!("that of {file}")) {
             Ok(output) => found.push((Condition::Fixed(Expectation::Output(output)), at)),
@@ -203,6 +205,9 @@ fn texts(fields: &Fields, folder: &Path, problems: &mut Vec<Problem>) -> Vec<(Co
 /// It cannot.
 fn suits(condition: &Expectation, kind: Kind) -> Result<(), String> {
     let lacking = match condition {
+        Expectation::Setup(_) if kind != Kind::Vmm => {
+            return Err("setup is about the calls of a VMM: it needs kind = \"vmm\"".into());
+        }
         _ if kind != Kind::Vmm => return Ok(()),
         Expectation::Modes(_) => "the mode of each exit is not seen",
         Expectation::Simvirtio(_) => "the state of its devices is not seen",
@@ -226,6 +231,18 @@ fn forbidden(fields: &Fields, kind: Kind, problems: &mut Vec<Problem>) -> Vec<(C
     found
 }
 
+/// The calls that a VMM must make: `setup = "slot 0: 0x0 to 0xffff"`.
+fn setup(fields: &Fields, problems: &mut Vec<Problem>) -> Vec<(Condition, usize)> {
+    let mut found = Vec::new();
+    for (pattern, at) in fields.texts("setup", problems) {
+        match SetupLine::parse(pattern) {
+            Ok(line) => found.push((Condition::Fixed(Expectation::Setup(line)), at)),
+            Err(error) => problems.push(Problem::new(at, error)),
+        }
+    }
+    found
+}
+
 /// The limit of the time: `time = { reference = "solution.bin", at_most = 3 }`.
 fn time(fields: &Fields, task: Context, problems: &mut Vec<Problem>) -> Option<TimeLimit> {
     let (table, at) = fields.table("time", problems)?;
@@ -239,7 +256,7 @@ fn time(fields: &Fields, task: Context, problems: &mut Vec<Problem>) -> Option<T
         problems.push(Problem::new(at, message));
     }
     let (name, name_at) = fields.text("reference", problems)?;
-    let reference = read(name, name_at, "reference", MAX_REFERENCE, task.folder, problems)?;
+    let reference = read(name, name_at, "reference", MAX_REFERENCE, task.files, problems)?;
     let at_most = fields.hundredths("at_most", 100, MAX_TIMES, problems)?;
     Some(TimeLimit { name: name.into(), reference, at_most, at })
 }

@@ -3,15 +3,17 @@
 mod check;
 mod deadline;
 mod fields;
+mod guest_image;
 mod random;
 mod settings;
 mod task;
 
 pub use check::{CheckSpec, TimeLimit};
+pub use guest_image::GuestImage;
 pub use settings::{Kind, Settings};
 pub use task::{Input, Task};
 
-use crate::read::read_file;
+use crate::read::{Files, read_file};
 use crate::toml::{self, Problem};
 use fields::Fields;
 use grades::{Points, Visibility};
@@ -77,7 +79,7 @@ impl Exercise {
             read_file(path, MAX_FILE).map_err(|error| vec![format!("cannot read {name}: {error}")])?;
         let text = String::from_utf8(bytes).map_err(|_| vec![format!("{name} is not UTF-8 text")])?;
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        match Self::parse(&text, folder) {
+        match Self::parse(&text, Files::Folder(folder)) {
             Ok(exercise) => Ok(Self { source: Source { name, text }, ..exercise }),
             Err(problems) => Err(problems.iter().map(|problem| line(&name, &text, problem)).collect()),
         }
@@ -99,11 +101,11 @@ impl Exercise {
         self
     }
 
-    /// Parses an exercise. The files that it names are in `folder`.
+    /// Parses an exercise, which names some of these files.
     ///
     /// # Errors
     /// It has mistakes.
-    pub fn parse(text: &str, folder: &Path) -> Result<Self, Vec<Problem>> {
+    pub fn parse(text: &str, files: Files) -> Result<Self, Vec<Problem>> {
         let root = toml::parse(text)?;
         let mut problems = Vec::new();
         let fields = Fields::new(&root, 0, &KEYS, &mut problems);
@@ -119,7 +121,7 @@ impl Exercise {
         let defaults = match fields.table("run", &mut problems) {
             Some((table, at)) => {
                 let fields = Fields::new(table, at, &RUN_KEYS, &mut problems);
-                Settings::default().with(&fields, folder, &mut problems)
+                Settings::default().with(&fields, files, &mut problems)
             }
             None => Settings::default(),
         };
@@ -129,7 +131,7 @@ impl Exercise {
         }
         let mut tasks: Vec<Task> = Vec::new();
         for (table, at) in tables.into_iter().take(MAX_TASKS) {
-            let Some(task) = Task::read(table, at, &defaults, folder, &mut problems) else { continue };
+            let Some(task) = Task::read(table, at, &defaults, files, &mut problems) else { continue };
             if tasks.iter().any(|other| other.name == task.name) {
                 let twice = format!("two tasks have the name {:?}: give each its own", task.name);
                 problems.push(Problem::new(at, twice));

@@ -2,9 +2,9 @@
 
 use super::fields::Fields;
 use crate::expect::mode_named;
-use crate::read::find_inside;
+use crate::read::Files;
 use crate::toml::{Problem, Value};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 use vmm::device::Transport;
 use vmm::host::{parse_number, printable_text};
@@ -31,8 +31,11 @@ const KINDS: [(&str, Kind); 3] = [("image", Kind::Image), ("linux", Kind::Linux)
 
 /// The keys that do not suit a kind.
 const UNSUITED: [(Kind, &[&str]); 3] = [
-    (Kind::Image, &["cmdline", "initrd", "args"]),
-    (Kind::Linux, &["mode", "address", "machine", "transport", "args", "input_at", "registers"]),
+    (Kind::Image, &["cmdline", "initrd", "args", "image", "image_text"]),
+    (
+        Kind::Linux,
+        &["mode", "address", "machine", "transport", "args", "input_at", "registers", "image", "image_text"],
+    ),
     (
         Kind::Vmm,
         &[
@@ -137,8 +140,8 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Replaces the settings that a table has. The files that it names are in `folder`.
-    pub fn with(self, fields: &Fields, folder: &Path, problems: &mut Vec<Problem>) -> Self {
+    /// Replaces the settings that a table has, which names some of these files.
+    pub fn with(self, fields: &Fields, files: Files, problems: &mut Vec<Problem>) -> Self {
         let kind = fields.choice("kind", &KINDS, problems).unwrap_or(self.kind);
         refuse_unsuited(fields, kind, problems);
         let memory = fields.size("memory", MIN_MEMORY, MAX_MEMORY, problems);
@@ -162,7 +165,7 @@ impl Settings {
             cpus: cpus.unwrap_or(self.cpus),
             transport: fields.choice("transport", &TRANSPORTS, problems).or(self.transport),
             cmdline: cmdline(fields, problems).or(self.cmdline),
-            initrd: initrd(fields, folder, problems).or(self.initrd),
+            initrd: initrd(fields, files, problems).or(self.initrd),
             args: if fields.get("args").is_some() { args } else { self.args },
             timeout: fields.seconds("timeout", MAX_SECONDS, problems).unwrap_or(self.timeout),
             output_limit: fields.size("output_limit", 1, MAX_OUTPUT, problems).unwrap_or(self.output_limit),
@@ -196,10 +199,10 @@ fn cmdline(fields: &Fields, problems: &mut Vec<Problem>) -> Option<String> {
     Some(text.into())
 }
 
-fn initrd(fields: &Fields, folder: &Path, problems: &mut Vec<Problem>) -> Option<PathBuf> {
+fn initrd(fields: &Fields, files: Files, problems: &mut Vec<Problem>) -> Option<PathBuf> {
     let (name, at) = fields.text("initrd", problems)?;
     let failed = |error| Problem::new(at, format!("cannot use {} for initrd: {error}", printable_text(name)));
-    let found = find_inside(folder, name).map_err(&failed);
+    let found = files.path(name).map_err(&failed);
     let found = found.and_then(|path| match path.is_file() {
         true => Ok(path),
         false => Err(failed(std::io::Error::other("it is not a regular file"))),

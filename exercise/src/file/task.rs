@@ -2,18 +2,18 @@
 
 use super::check::{CheckSpec, Context, TimeLimit};
 use super::fields::Fields;
+use super::guest_image::{self, GuestImage};
 use super::random;
-use super::settings::{Settings, address};
-use crate::read::{find_inside, is_inside, read_file};
+use super::settings::{Kind, Settings, address};
+use crate::read::{Files, is_inside};
 use crate::template::{Range, Values, draw, fill};
 use crate::toml::{Problem, Table, Value};
 use grades::Points;
-use std::path::Path;
 use vmm::host::printable_text;
 use vmm::x86::InitialValue;
 
 /// The keys of a task besides those of the settings.
-pub const OWN_KEYS: [&str; 11] = [
+pub const OWN_KEYS: [&str; 13] = [
     "name",
     "points",
     "weight",
@@ -22,6 +22,8 @@ pub const OWN_KEYS: [&str; 11] = [
     "input_file",
     "input_at",
     "registers",
+    "image",
+    "image_text",
     "random",
     "helper",
     "check",
@@ -36,6 +38,8 @@ const MAX_INPUT: usize = 1 << 20;
 const WEIGHTS: (u64, u64) = (1, 10_000);
 /// The factor 1.
 const ONE: u64 = 100;
+/// A path of an image with which a file is checked.
+const ANY_PATH: &str = "image";
 /// A seed with which a file is checked.
 const ANY_SEED: u64 = 1;
 
@@ -56,6 +60,8 @@ pub struct Task {
     pub input: Option<Input>,
     /// The address at which the guest finds its input. `None` if it reads the input from a device.
     pub input_at: Option<u64>,
+    /// The image of a guest, which a VMM gets as a file.
+    pub image: Option<GuestImage>,
     /// Values of registers at the start: name, and text of the value.
     registers: Vec<(String, String)>,
     /// The random values: name and range.
@@ -85,7 +91,7 @@ impl Task {
         table: &Table,
         at: usize,
         defaults: &Settings,
-        folder: &Path,
+        files: Files,
         problems: &mut Vec<Problem>,
     ) -> Option<Self> {
         let keys: Vec<&str> = OWN_KEYS.into_iter().chain(super::RUN_KEYS).collect();
@@ -107,9 +113,10 @@ impl Task {
             points: points.unwrap_or(0),
             weight: fields.hundredths("weight", WEIGHTS.0, WEIGHTS.1, problems).unwrap_or(ONE),
             file: file.map_or("", |(file, _)| file).into(),
-            settings: defaults.clone().with(&fields, folder, problems),
-            input: input(&fields, folder, problems),
+            settings: defaults.clone().with(&fields, files, problems),
+            input: input(&fields, files, problems),
             input_at: address(&fields, "input_at", problems),
+            image: GuestImage::read(&fields, files, problems),
             registers: Vec::new(),
             random: random::read(&fields, problems),
             helper,
@@ -129,7 +136,7 @@ impl Task {
             // If the points of the task are wrong, those of its checks are not compared with them.
             points: points.map_or(MAX_POINTS, u64::from),
             has_helper: task.helper.is_some(),
-            folder,
+            files,
             values: &values,
         };
         for (table, at) in checks.into_iter().take(MAX_CHECKS) {
@@ -148,9 +155,23 @@ impl Task {
         if let (None, Some(entry)) = (&self.input, fields.get("input_at")) {
             problems.push(Problem::new(entry.at, "input_at needs an input or an input_file"));
         }
-        if let Err(error) = self.args(values) {
+        let path = self.image.as_ref().map(|_| ANY_PATH);
+        if let Err(error) = self.args(values, path) {
             let at = self.settings.place(&["args"]).unwrap_or(self.at);
             problems.push(Problem::new(at, format!("args: {error}")));
+        }
+        let Some(image) = self.image.as_ref().filter(|_| self.settings.kind == Kind::Vmm) else { return };
+        if let (Err(error), Some(entry)) = (image.filled(values), fields.get("image_text")) {
+            problems.push(Problem::new(entry.node.at, error));
+        }
+        let at = fields.get("image").map_or(self.at, |entry| entry.at);
+        if self.random.iter().any(|(name, _)| name == guest_image::NAME) {
+            problems.push(Problem::new(
+                at,
+                "image is the path of the image in args: give the random value another name",
+            ));
+        } else if self.args(values, None).is_ok() {
+            problems.push(Problem::new(at, "the program does not get the image: write args = [\"{image}\"]"));
         }
     }
 
@@ -171,11 +192,15 @@ impl Task {
         Points::from_hundredths(u64::from(points).saturating_mul(self.weight))
     }
 
-    /// The arguments of a VMM, with these values.
+    /// The arguments of a VMM, with these values and the path of its image.
     ///
     /// # Errors
     /// An expression is wrong.
-    pub fn args(&self, values: &Values) -> Result<Vec<String>, String> {
+    pub fn args(&self, values: &Values, image: Option<&str>) -> Result<Vec<String>, String> {
+        let values = match image {
+            Some(path) => &guest_image::with_path(values, path),
+            None => values,
+        };
         let fill = |text: &String| match fill(text, values) {
             Ok(text) if text.contains('\0') => Err("an argument has a zero byte".into()),
             filled => filled,
@@ -210,13 +235,13 @@ impl Task {
     }
 }
 
-fn input(fields: &Fields, folder: &Path, problems: &mut Vec<Problem>) -> Option<Input> {
+fn input(fields: &Fields, files: Files, problems: &mut Vec<Problem>) -> Option<Input> {
     let text = fields.text("input", problems).map(|(text, _)| Input::Text(text.into()));
     let file = fields.text("input_file", problems);
     if let (Some(_), Some((_, at))) = (&text, file) {
         problems.push(Problem::new(at, "input and input_file are two inputs: give one of them"));
     }
-    let bytes = file.and_then(|(file, at)| read(file, at, "input_file", MAX_INPUT, folder, problems));
+    let bytes = file.and_then(|(file, at)| read(file, at, "input_file", MAX_INPUT, files, problems));
     text.or(bytes.map(Input::Bytes))
 }
 
@@ -226,10 +251,10 @@ pub(super) fn read(
     at: usize,
     key: &str,
     limit: usize,
-    folder: &Path,
+    files: Files,
     problems: &mut Vec<Problem>,
 ) -> Option<Vec<u8>> {
-    let read = find_inside(folder, file).and_then(|path| read_file(&path, limit));
+    let read = files.read(file, limit);
     let failed = |error| Problem::new(at, format!("cannot read {} for {key}: {error}", printable_text(file)));
     read.map_err(|error| problems.push(failed(error))).ok()
 }

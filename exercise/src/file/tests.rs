@@ -6,7 +6,7 @@ use crate::toml::{Table, Value};
 use std::time::Duration;
 
 fn parse(text: &str) -> Result<Exercise, Vec<Problem>> {
-    Exercise::parse(text, Path::new("."))
+    Exercise::parse(text, Files::Folder(Path::new(".")))
 }
 
 #[test]

@@ -4,16 +4,16 @@
 
 mod calls;
 mod child;
+mod scratch;
 
 pub use child::Child;
 
 use crate::files::{self, Place, Use};
+use scratch::Scratch;
 use std::ffi::CString;
-use std::fs::{self, DirBuilder};
 use std::io::{self, PipeReader, PipeWriter, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -97,7 +97,7 @@ impl Missing {
 /// The jail of a program, as its parent has it.
 #[derive(Debug)]
 pub struct Captive {
-    scratch: PathBuf,
+    scratch: Scratch,
     /// The other folders in which the program may write.
     writable: Vec<PathBuf>,
     ruleset: Option<OwnedFd>,
@@ -115,24 +115,19 @@ impl Captive {
     /// # Errors
     /// A temporary folder or a pipe cannot be made, or the kernel refuses a Landlock rule.
     pub fn prepare(places: &[Place], timeout: Option<Duration>, required: bool) -> io::Result<Self> {
-        let scratch = new_folder()?;
+        let scratch = Scratch::new()?;
         let captive = |ruleset| -> io::Result<Self> {
             let (report, writer) = io::pipe()?;
-            let scratch = scratch.clone();
             let writable = places.iter().filter(|place| matches!(place.to, Use::All | Use::Replace));
             let writable = writable.map(|place| place.path.clone()).collect();
             Ok(Self { scratch, writable, ruleset, report, writer: Some(writer), required, timeout })
         };
-        let made = ruleset(places).and_then(captive);
-        if made.is_err() {
-            let _ = fs::remove_dir(&scratch);
-        }
-        made
+        ruleset(places).and_then(captive)
     }
 
     /// The only folder in which the program can write.
     pub fn scratch(&self) -> &Path {
-        &self.scratch
+        &self.scratch.path
     }
 
     /// True if the program is not started without all parts.
@@ -148,7 +143,7 @@ impl Captive {
         let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u64);
         let seconds = self.timeout.map(|limit| limit.as_secs().saturating_add(2).saturating_mul(cpus));
         Ok(Child {
-            scratch: CString::new(self.scratch.as_os_str().as_bytes())?,
+            scratch: CString::new(self.scratch.path.as_os_str().as_bytes())?,
             writable: self
                 .writable
                 .iter()
@@ -176,13 +171,6 @@ impl Captive {
     }
 }
 
-impl Drop for Captive {
-    fn drop(&mut self) {
-        // Without a mount namespace, the files of the program are in it.
-        let _ = fs::remove_dir_all(&self.scratch);
-    }
-}
-
 /// Creates the ruleset; `None` without Landlock.
 fn ruleset(places: &[Place]) -> io::Result<Option<OwnedFd>> {
     if files::version() == 0 {
@@ -193,18 +181,4 @@ fn ruleset(places: &[Place]) -> io::Result<Option<OwnedFd>> {
     let devices = DEVICES.iter().map(|path| Place::new(*path, Use::Device));
     let system: Vec<_> = system.chain(read).chain(devices).collect();
     Ok(files::ruleset(system.iter().chain(places))?.into())
-}
-
-/// Creates a folder for temporary files that only this user can read.
-fn new_folder() -> io::Result<PathBuf> {
-    let place = std::env::temp_dir();
-    for attempt in 0..10_000u32 {
-        let path = place.join(format!("vmm-jail-{}-{attempt}", std::process::id()));
-        match DirBuilder::new().mode(0o700).create(&path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-            Ok(()) => return fs::canonicalize(path),
-        }
-    }
-    Err(io::ErrorKind::AlreadyExists.into())
 }

@@ -31,14 +31,16 @@ impl<'a> View<'a> {
 
     /// The reason why no memory can be read, as text.
     pub(super) fn unreadable(&self) -> Option<String> {
+        if let Some(error) = self.memory.refusal(self.vm, self.process) {
+            return Some(format!(
+                "process_vm_readv: {error}: the host forbids it, as with kernel.yama.ptrace_scope of 2 or 3 and in some \
+                 containers, or the program does (PR_SET_DUMPABLE)"
+            ));
+        }
         let error = self.slots().take(MOST_SLOTS).find_map(|slot| self.error(slot.gpa))?;
         match error.raw_os_error()? {
             // This page is not mapped in the program. Others may be.
             libc::EFAULT => None,
-            libc::EPERM => Some(format!(
-                "process_vm_readv: {error}: the host allows it only to root (see kernel.yama.ptrace_scope), or the program \
-                 has forbidden it (PR_SET_DUMPABLE)"
-            )),
             libc::ESRCH => Some("the process has ended".into()),
             _ => Some(format!("process_vm_readv: {error}")),
         }
@@ -56,10 +58,8 @@ impl<'a> View<'a> {
 
     /// A slot of whose memory the first or the last page is not mapped in the program.
     pub(super) fn unmapped_slot(&self) -> Option<MemorySlot> {
-        let is_unmapped =
-            |gpa| self.error(gpa).is_some_and(|error| error.raw_os_error() == Some(libc::EFAULT));
         let ends = |slot: &MemorySlot| [slot.gpa, slot.gpa.saturating_add(slot.size.saturating_sub(1))];
-        self.slots().take(MOST_SLOTS).find(|slot| ends(slot).into_iter().any(is_unmapped))
+        self.slots().take(MOST_SLOTS).find(|slot| ends(slot).into_iter().any(|gpa| self.is_unmapped(gpa)))
     }
 
     /// The slots of normal execution.
@@ -74,6 +74,11 @@ impl<'a> View<'a> {
         (!is_read).then(io::Error::last_os_error)
     }
 
+    /// True if an address in a slot is not mapped in the program. Other errors mean that the memory cannot be read here.
+    fn is_unmapped(&self, gpa: u64) -> bool {
+        self.error(gpa).is_some_and(|error| error.raw_os_error() == Some(libc::EFAULT))
+    }
+
     /// Copies bytes within one page.
     fn copy(&self, gpa: u64, into: &mut [u8]) -> bool {
         let (start, offset) = (gpa & !(PAGE.wrapping_sub(1)), gpa & PAGE.wrapping_sub(1));
@@ -85,7 +90,10 @@ impl<'a> View<'a> {
             let mut page = Box::new([0; PAGE as usize]);
             let is_read = self.memory.read(self.vm, self.process, Gpa(start), &mut *page);
             let holds = |slot: &MemorySlot| gpa.wrapping_sub(slot.gpa) < slot.size;
-            if !is_read && let Some(slot) = self.slots().find(holds) {
+            if !is_read
+                && let Some(slot) = self.slots().find(holds)
+                && self.is_unmapped(gpa)
+            {
                 self.unmapped.set(Some(slot));
             }
             is_read.then_some(page)

@@ -43,6 +43,7 @@ const FILES: u64 = 8192;
 /// The engine.
 #[derive(Debug)]
 pub struct Ptrace {
+    program: crate::Program,
     stops: Stops,
     handshake: Option<Handshake>,
     ticks: Option<Ticks>,
@@ -67,9 +68,10 @@ impl Ptrace {
     /// # Errors
     /// The kernel lacks a call, or does not permit it.
     pub fn new(program: &crate::Program) -> Result<Self, Error> {
-        start::check_kernel().map_err(|what| Error::Unfit { program: program.shown(), what })?;
+        start::check_kernel().map_err(|what| program.untraceable(what))?;
         let own = inject::filters(sys::own_pid());
         Ok(Self {
+            program: program.clone(),
             stops: Stops::default(),
             handshake: None,
             ticks: None,
@@ -139,7 +141,7 @@ impl Engine for Ptrace {
                 Handshake::prepare(command).map_err(Error::host("creating a connection to the program"))?
             }
         };
-        let (pid, filters) = handshake.start(command)?;
+        let (pid, filters) = handshake.start(command, &self.program)?;
         // One more filter than expected may protect this process.
         self.filters = filters.or(self.filters);
         self.threads.insert(pid, Thread::default());
@@ -180,6 +182,9 @@ impl Engine for Ptrace {
         }
         to(Event::LostCalls(self.limits.lost));
         to(Event::Unrecorded(self.objects.unrecorded));
+        if self.objects.is_hidden {
+            to(Event::Hidden);
+        }
         to(Event::Machines(self.objects.machines));
     }
 

@@ -9,6 +9,7 @@ use super::vcpu::Vcpu;
 use crate::engine::{Event, Target, VcpuId};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
@@ -78,6 +79,8 @@ pub(super) struct Objects {
     pub(super) machines: u32,
     /// The number of vCPUs that are not recorded.
     pub(super) unrecorded: u32,
+    /// True if the descriptors of a process may not be looked at.
+    pub(super) is_hidden: bool,
 }
 
 impl Objects {
@@ -150,7 +153,13 @@ impl Objects {
     /// Finds out what a descriptor means from the file that it names.
     fn identify(&mut self, who: Who, fd: i32) -> Meaning {
         let path = format!("/proc/{}/fd/{fd}", who.tid);
-        let Ok(name) = fs::read_link(&path) else { return Meaning::Other };
+        let name = match fs::read_link(&path) {
+            Ok(name) => name,
+            Err(error) => {
+                self.is_hidden |= error.kind() == io::ErrorKind::PermissionDenied;
+                return Meaning::Other;
+            }
+        };
         let name = name.to_string_lossy();
         let (is_vm, vcpu) = (name == VM, name.strip_prefix(VCPU).and_then(|id| id.parse().ok()));
         if !is_vm && vcpu.is_none() {

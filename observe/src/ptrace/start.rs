@@ -5,6 +5,7 @@ use super::inject::filters;
 use super::sys::{self, Resume};
 use crate::Error;
 use crate::isolation::outer_pid;
+use crate::program::Program;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
@@ -62,10 +63,8 @@ impl Handshake {
     ///
     /// # Errors
     /// It cannot be started, or not be traced.
-    pub(super) fn start(self, command: &mut Command) -> Result<(i32, Option<u32>), Error> {
+    pub(super) fn start(self, command: &mut Command, of: &Program) -> Result<(i32, Option<u32>), Error> {
         let Self { mut observer, program } = self;
-        let name = vmm::host::printable(command.get_program().as_ref());
-        let unfit = |what| Error::Unfit { program: name.clone(), what };
         let failed = AtomicBool::new(false);
         thread::scope(|scope| {
             let failed = &failed;
@@ -91,7 +90,7 @@ impl Handshake {
             let answered = observer.write_all(&[is_traced.into()]);
             if errno != 0 || seized.is_err() {
                 let _ = join(spawner);
-                return Err(unfit(if errno != 0 { NO_FILTER } else { untraceable() }));
+                return Err(of.untraceable(if errno != 0 { NO_FILTER } else { untraceable() }));
             }
             answered.map_err(Error::host(Error::STARTING))?;
             let child = sys::open_thread(pid, pid);
@@ -166,6 +165,10 @@ fn untraceable() -> &'static str {
 pub(super) fn check_kernel() -> Result<(), &'static str> {
     let own = sys::own_pid();
     let looks = || {
+        let byte = 1u8;
+        if sys::read_memory(own, (&raw const byte) as u64, &mut [0]) != 1 {
+            return Ok(false);
+        }
         let file = sys::open_thread(own, own)?;
         let duplicate = sys::take_descriptor(&file, file.as_raw_fd())?;
         sys::is_same_file(own, file.as_raw_fd(), duplicate.as_fd())
@@ -173,8 +176,8 @@ pub(super) fn check_kernel() -> Result<(), &'static str> {
     match looks() {
         Ok(true) => Ok(()),
         _ => Err(
-            "the engine ptrace needs pidfd_getfd(2) and kcmp(2), which Linux has since 5.6, but some containers do not \
-                  permit; --engine preload does without",
+            "the engine ptrace needs pidfd_getfd(2), kcmp(2) and process_vm_readv(2), which Linux has since 5.6, but some \
+             containers do not permit; --engine preload does without",
         ),
     }
 }

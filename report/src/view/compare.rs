@@ -66,11 +66,13 @@ pub(super) fn view<'a>(
     let mut facts =
         vec![("a", "A", Cell::text(&name_a)), ("a_elapsed_ns", "ran for", Cell::Nanoseconds(a.elapsed_ns))];
     facts.extend(side("a_exits", "a_in_kvm_ns", "a_in_vmm_ns", a));
+    facts.extend(origin(a, false));
     facts.extend([
         ("b", "B", Cell::text(&name_b)),
         ("b_elapsed_ns", "ran for", Cell::Nanoseconds(b.elapsed_ns)),
     ]);
     facts.extend(side("b_exits", "b_in_kvm_ns", "b_in_vmm_ns", b));
+    facts.extend(origin(b, true));
     let mut notes = vec![
         "A ratio is B divided by A: below 1, B took less time. Sites are matched by reason, place and width."
             .to_owned(),
@@ -93,6 +95,27 @@ pub(super) fn view<'a>(
         tables: vec![sites(a, b)],
         main: "sites",
     }
+}
+
+/// The origin of A or of B, as facts with keys of their own.
+fn origin(profile: &SavedProfile, is_b: bool) -> Vec<(&'static str, &'static str, Cell)> {
+    const KEYS: [[&str; 3]; 7] = [
+        ["program", "a_program", "b_program"],
+        ["date", "a_date", "b_date"],
+        ["transport", "a_transport", "b_transport"],
+        ["command", "a_command", "b_command"],
+        ["host", "a_host", "b_host"],
+        ["cpu", "a_cpu", "b_cpu"],
+        ["kernel", "a_kernel", "b_kernel"],
+    ];
+    let program = Some(("program", "written by", Cell::text(&profile.program)));
+    let program = program.filter(|_| !profile.program.is_empty());
+    let all = program.into_iter().chain(super::profile::origin(profile));
+    let renamed = |(key, caption, cell)| {
+        let [_, a, b] = KEYS.into_iter().find(|[plain, ..]| *plain == key)?;
+        Some((if is_b { b } else { a }, caption, cell))
+    };
+    all.filter_map(renamed).collect()
 }
 
 fn ending(profile: &SavedProfile) -> String {

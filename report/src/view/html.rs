@@ -40,7 +40,8 @@ fn samples<'a>(a: &'a Source, b: Option<&Source>) -> Option<&'a SavedSamples> {
 pub(super) fn write(to: &mut impl Write, view: &View<'_>, a: &Source, b: Option<&Source>) -> io::Result<()> {
     write_head(to, view)?;
     write_header(to, view)?;
-    write_nav(to, view, b.is_none(), samples(a, b).is_some())?;
+    let timeline = b.is_none().then(|| timeline::title(&a.saved));
+    write_nav(to, view, timeline, samples(a, b).is_some())?;
     writeln!(to, "<main id=\"main\" tabindex=\"-1\">")?;
     write_time(to, a, b)?;
     if let Some(samples) = samples(a, b) {
@@ -55,7 +56,7 @@ pub(super) fn write(to: &mut impl Write, view: &View<'_>, a: &Source, b: Option<
     match (&a.saved, b) {
         (_, Some(_)) => {}
         (Saved::Trace(trace, _), None) => timeline::of_trace(to, trace)?,
-        (Saved::Profile(profile), None) => timeline::of_profile(to, profile)?,
+        (Saved::Profile(profile), None) => timeline::of_profile(to, profile, timeline::title(&a.saved))?,
     }
     plot::write(to, a, b)?;
     view.tables.iter().try_for_each(|table| write_table(to, table))?;
@@ -119,11 +120,16 @@ fn write_header(to: &mut impl Write, view: &View<'_>) -> io::Result<()> {
 }
 
 /// Writes the links to the sections.
-fn write_nav(to: &mut impl Write, view: &View<'_>, timeline: bool, flame: bool) -> io::Result<()> {
+fn write_nav(
+    to: &mut impl Write,
+    view: &View<'_>,
+    timeline: Option<&'static str>,
+    flame: bool,
+) -> io::Result<()> {
     let pictures = [
         ("time", "Where the time goes", true),
         ("flame", "Flame graph", flame),
-        ("timeline", "Timeline", timeline),
+        ("timeline", timeline.unwrap_or_default(), timeline.is_some()),
         ("latencies", "Latencies", true),
     ];
     let pictures = pictures.into_iter().filter(|(.., shown)| *shown).map(|(key, title, _)| (key, title));

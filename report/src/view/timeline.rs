@@ -1,5 +1,6 @@
 //! The timeline of a page: the boot marks and the time of each vCPU for a profile, the records of each vCPU for a trace.
 
+use crate::Saved;
 use crate::profile::SavedProfile;
 use crate::trace::{Record, SavedTrace};
 use crate::view::labels;
@@ -20,9 +21,17 @@ const MOST_LONG: usize = 100;
 /// A long record takes this many times the median.
 const LONG: u64 = 10;
 
+/// The title of the section. A profile without boot marks has no times of events.
+pub(super) fn title(saved: &Saved) -> &'static str {
+    match saved {
+        Saved::Profile(profile) if profile.marks.is_empty() => "Time of each vCPU",
+        _ => "Timeline",
+    }
+}
+
 /// Writes the boot marks, and the time of each vCPU in KVM and in the VMM.
-pub(super) fn of_profile(to: &mut impl Write, profile: &SavedProfile) -> io::Result<()> {
-    writeln!(to, "<section id=\"timeline\"><h2>Timeline</h2>")?;
+pub(super) fn of_profile(to: &mut impl Write, profile: &SavedProfile, title: &str) -> io::Result<()> {
+    writeln!(to, "<section id=\"timeline\"><h2>{title}</h2>")?;
     let end = profile.marks.iter().map(|mark| mark.at_ns).max().unwrap_or(0);
     if !profile.marks.is_empty() {
         writeln!(to, "<h3>Boot marks, since the start of the program</h3>\n<ol class=\"marks\">")?;
@@ -47,7 +56,10 @@ pub(super) fn of_profile(to: &mut impl Write, profile: &SavedProfile) -> io::Res
         writeln!(to, "</ol>")?;
     }
     let elapsed = profile.elapsed_ns;
-    writeln!(to, "<h3>Time of each vCPU in the {} of the run</h3>", time(elapsed))?;
+    match profile.marks.is_empty() {
+        true => writeln!(to, "<p class=\"how\">Of the {} of the run.</p>", time(elapsed))?,
+        false => writeln!(to, "<h3>Time of each vCPU in the {} of the run</h3>", time(elapsed))?,
+    }
     for (index, vcpu) in profile.vcpus.iter().enumerate() {
         let name = format!("vCPU {}", vcpu.id.map_or(index as u64, Into::into));
         write_bars(to, &name, &[("", vcpu.in_kvm.sum, vcpu.in_vmm.sum)], elapsed)?;

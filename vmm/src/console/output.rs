@@ -225,6 +225,7 @@ impl Output {
 
     /// Records an error as lost text, and turns `answer` into a `ControlFlow`. If another vCPU ended the run while this
     /// one was printing, the text that did not get out does not count as lost.
+    #[inline(always)]
     fn record_loss<T>(&self, answer: Result<T, Stop>) -> ControlFlow<Stop, T> {
         answer.map_or_else(
             |stop| {
@@ -249,6 +250,7 @@ impl Output {
 
     /// Locks the sink, or returns the end of the run when `until` returns one. The thread that holds the lock may be in
     /// a blocked write. A kick does not interrupt the wait for a lock, so this function polls it.
+    #[inline(always)]
     fn lock_until(&self, until: fn(&Deadline) -> Option<Stop>) -> Result<MutexGuard<'_, Sink>, Stop> {
         /// The time between two polls of the lock.
         const POLL_INTERVAL: Duration = Duration::from_micros(50);

@@ -124,6 +124,7 @@ impl Hypercalls {
 }
 
 impl ExitController for Hypercalls {
+    #[inline(always)]
     fn handle(&mut self, exit: &Exit, vcpu: &mut dyn VcpuState) -> Outcome {
         let Exit::Hypercall { number } = *exit else { return Outcome::Unclaimed };
         self.call(number, vcpu).unwrap_or_else(Outcome::failed)

@@ -107,7 +107,7 @@ impl Bus {
     }
 
     /// The device at `address`, and the offset in its range.
-    #[inline]
+    #[inline(always)]
     pub fn at(&self, address: u64) -> Option<(&SharedDevice, u64)> {
         let holds = |range: &&Range| range.first <= address && address <= range.last;
         let last = self.ranges.get(self.last.load(Ordering::Relaxed)).filter(holds);
@@ -129,13 +129,13 @@ impl Bus {
     }
 
     /// Reads `size` bytes at `address` from the device there. `None` if no device claims the address.
-    #[inline]
+    #[inline(always)]
     pub fn read(&self, address: u64, size: u8) -> Option<ControlFlow<Stop, u64>> {
         self.at(address).map(|(device, offset)| lock(device).read(offset, size))
     }
 
     /// Writes the low `size` bytes of `data` to the device at `address`. `None` if no device claims the address.
-    #[inline]
+    #[inline(always)]
     pub fn write(&self, address: u64, size: u8, data: u64) -> Option<ControlFlow<Stop>> {
         self.at(address).map(|(device, offset)| lock(device).write(offset, size, data))
     }

@@ -132,6 +132,7 @@ pub struct Site {
 
 impl Site {
     /// The site of an exit; `None` for an interruption or a stop for a debugger, which are not exits of the guest.
+    #[inline(always)]
     pub fn of(exit: &Exit) -> Option<Self> {
         let (reason, place) = match *exit {
             Exit::PioIn { port, size } => (Reason::PioIn, Some((port.into(), size))),

@@ -26,12 +26,14 @@ pub(super) struct Transfer {
 
 impl Transfer {
     /// The element's offset in the mapping of `kvm_run`.
+    #[inline(always)]
     fn place(&self) -> Option<usize> {
         let start = usize::try_from(self.data_offset).ok()?;
         start.checked_add((self.index as usize).checked_mul(self.size.into())?)
     }
 
     /// The element as an exit. `page` is the whole mapping of `kvm_run`.
+    #[inline(always)]
     pub(super) fn exit(&self, page: &RunPage) -> Exit {
         let Self { port, size, .. } = *self;
         if !self.out {

@@ -131,6 +131,7 @@ impl KvmVcpu {
     }
 
     /// Removes the oldest store from the kernel's queue.
+    #[inline(always)]
     fn next_coalesced(&mut self) -> Result<Option<Exit>, Error> {
         if !self.coalesces {
             return Ok(None);
@@ -183,6 +184,7 @@ impl KvmVcpu {
     }
 
     /// Runs the guest until its next exit (KVM_RUN). It does not use `VcpuFd::run`, which would also decode the exit.
+    #[inline(always)]
     fn run(&mut self) -> Result<(), kvm_ioctls::Error> {
         // SAFETY: the call's argument is 0, and `kvm_run`, which the kernel fills, is the vCPU's own mapping.
         match unsafe { libc::ioctl(self.fd.as_raw_fd(), KVM_RUN as _, 0 as libc::c_ulong) } {
@@ -192,6 +194,7 @@ impl KvmVcpu {
     }
 
     /// Decodes the exit in `kvm_run`. For port I/O: its first element.
+    #[inline(always)]
     fn decode(&mut self) -> Exit {
         match decode(&self.page) {
             Decoded::Pio(transfer) => {

@@ -52,7 +52,7 @@ impl Builder {
         // Everything that needs no KVM comes first, so that a mistake in it is reported on every host.
         let map = self.map(&image)?;
         let ram = memory::ram_size(map, self.memory)?;
-        let transport = self.transport.unwrap_or_default();
+        let transport = self.transport.unwrap_or(self.default_transport);
         let coalesced = map == Map::So2 && transport == Transport::Coalesced;
         self.check_cpus(coalesced)?;
         self.check_protocol(&image)?;

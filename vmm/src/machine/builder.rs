@@ -66,6 +66,7 @@ pub struct Builder {
     pub(super) processor: Option<Processor>,
     pub(super) memory: Option<u64>,
     pub(super) transport: Option<Transport>,
+    pub(super) default_transport: Transport,
     pub(super) layout: Layout,
     pub(super) queue_len: Option<u16>,
     pub(super) loopback: bool,
@@ -119,6 +120,7 @@ impl Builder {
             processor: None,
             memory: None,
             transport: None,
+            default_transport: Transport::default(),
             layout: Layout::default(),
             queue_len: None,
             loopback: false,
@@ -215,9 +217,17 @@ impl Builder {
         self
     }
 
-    /// Sets the SIMVIRTIO transport. `Some` requires the SO2 memory map. The default is [`Transport::default`].
+    /// Sets the SIMVIRTIO transport. `Some` requires the SO2 memory map. `None` is
+    /// [`Builder::default_transport`].
     pub fn transport(mut self, transport: Option<Transport>) -> Self {
         self.transport = transport;
+        self
+    }
+
+    /// Sets the SIMVIRTIO transport of a machine with the SO2 memory map whose transport is not set. The default is
+    /// [`Transport::default`].
+    pub fn default_transport(mut self, transport: Transport) -> Self {
+        self.default_transport = transport;
         self
     }
 

@@ -291,6 +291,7 @@ fn times(clock: &Clock, note: &ExitNote, steps: &mut u64) -> Times {
 }
 
 /// The value that the guest wrote or read.
+#[inline(always)]
 fn value(exit: &Exit, outcome: Option<&Outcome>) -> Option<u64> {
     match (*exit, outcome) {
         (Exit::PioOut { data, .. }, _) => Some(data.into()),

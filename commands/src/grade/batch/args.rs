@@ -18,7 +18,7 @@ pub struct BatchArgs {
     pub from: Option<PathBuf>,
 
     /// Number of submissions that are graded at the same time [default: the number of CPUs]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_jobs)]
     jobs: Option<NonZero<u16>>,
 
     /// Write each grade to this results file as soon as it is there, with all details
@@ -41,6 +41,10 @@ pub struct BatchArgs {
     /// Grade one submission for the program that started this one
     #[arg(long, hide = true)]
     pub child: bool,
+}
+
+fn parse_jobs(text: &str) -> Result<NonZero<u16>, String> {
+    text.parse().map_err(|_| format!("give a number from 1 to {}", u16::MAX))
 }
 
 impl BatchArgs {

@@ -2,6 +2,7 @@
 
 use super::digest;
 use super::shard::Shard;
+use crate::file_name::suggestion;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, BufRead, BufReader};
 use std::os::unix::ffi::OsStringExt;
@@ -60,8 +61,11 @@ impl Submissions {
             .collect();
         // Another host has the others. A link that leads nowhere is a submission without points.
         match list.iter().find(|submission| submission.path.symlink_metadata().is_err()) {
-            Some(Submission { name, .. }) => {
-                Err(Error::Config(format!("there is no submission {name}: give a directory or a file")))
+            Some(Submission { name, path, .. }) => {
+                let similar = suggestion(path);
+                Err(Error::Config(format!(
+                    "there is no submission {name}: give a directory or a file{similar}"
+                )))
             }
             None => Ok(Self { list, names }),
         }

@@ -1,7 +1,6 @@
 //! `vmm grade merge`: joins the results files of shards.
 
 use super::output::Outputs;
-use super::progress::Progress;
 use super::results::{Content, Header, Results};
 use super::shard::Shard;
 use crate::grade::GradeArgs;
@@ -105,12 +104,11 @@ fn write(header: &Header, grades: &[Grade], arguments: &GradeArgs) -> Result<Out
         file.begin(header).map_err(super::host)?;
         results = Some(file);
     }
-    let mut progress = Progress::new(grades.len());
     for (index, grade) in grades.iter().enumerate() {
         if let Some(results) = &mut results {
             results.add(index, grade).map_err(super::host)?;
         }
-        outputs.add(index, grade, &mut progress)?;
+        outputs.add(index, grade)?;
     }
     if let Some(results) = &mut results {
         results.sync().map_err(super::host)?;

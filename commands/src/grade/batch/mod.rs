@@ -6,7 +6,7 @@
 //! | [`engine`] | several processes at the same time |
 //! | [`process`], [`child`], [`sys`] | the process of a submission, from both sides |
 //! | [`results`], [`merge`], [`digest`] | results files |
-//! | [`output`], [`progress`] | what is printed, and feedback files |
+//! | [`output`], [`places`], [`progress`] | what is printed, and feedback files |
 
 mod args;
 mod child;
@@ -15,6 +15,7 @@ mod engine;
 mod list;
 mod merge;
 mod output;
+mod places;
 mod process;
 mod progress;
 mod results;
@@ -43,11 +44,16 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+pub(crate) use sys::{has_ended, kill_group};
 use vmm::Error;
 use vmm::host::{printable, printable_text};
 
 /// The most runs of a check of the time that can take as long as a run may.
 const MEASURED_RUNS: u32 = 8;
+/// The open files of a job while its process starts: both ends of three pipes, and of one that reports an error.
+const FILES_PER_JOB: u64 = 8;
+/// The open files for other purposes, with some spare.
+const OTHER_FILES: u64 = 32;
 /// The time that a process may take besides its runs.
 const SLACK: Duration = Duration::from_secs(30);
 
@@ -136,6 +142,7 @@ impl Batch {
         if let [only] = &submissions.list[..] {
             find::check_folder(exercise, &only.path).map_err(Error::Config)?;
         }
+        places::check(arguments, &submissions.list)?;
         let opened = batch.results.as_deref().map(|path| (path, Results::open(path, batch.resume)));
         let (mut results, content) = match opened {
             None => (None, None),
@@ -215,10 +222,11 @@ impl Batch {
                 tasks: Vec::new(),
                 milliseconds: 0,
             };
-            engine::run(&launcher, &todo, arguments.batch.jobs(), &empty, &mut |event| desk.see(event))?;
+            let jobs = possible_jobs(arguments.batch.jobs().min(todo.len()));
+            engine::run(&launcher, &todo, jobs, &empty, &mut |event| desk.see(event))?;
         }
-        let Desk { mut progress, results, outputs, grades, .. } = desk;
-        progress.clear();
+        let Desk { progress, results, outputs, grades, .. } = desk;
+        drop(progress);
         if let Some(mut results) = results {
             results.sync().map_err(host)?;
         }
@@ -269,6 +277,21 @@ fn cut_short(done: usize, all: usize, results: Option<&Path>) -> u8 {
     status::INTERRUPTED
 }
 
+/// The number of submissions that are graded at the same time, as far as this process may open files. Says so if it is less than
+/// `wanted`.
+fn possible_jobs(wanted: usize) -> usize {
+    let limit = sys::open_files().unwrap_or(u64::MAX);
+    let possible = limit.saturating_sub(OTHER_FILES) / FILES_PER_JOB;
+    let possible = usize::try_from(possible).unwrap_or(usize::MAX).max(1);
+    if wanted > possible {
+        print_stderr(&format!(
+            "vmm: note: {wanted} jobs need more open files than the limit of {limit} permits, so {possible} run at the same time: \
+             give --jobs {possible}, or raise the limit (ulimit -n)\n"
+        ));
+    }
+    wanted.min(possible)
+}
+
 /// The longest time of a task.
 fn longest(task: &Task) -> Duration {
     let measured = task.checks.iter().filter(|check| check.time.is_some()).count();
@@ -315,7 +338,7 @@ impl Desk {
         while let Some(index) = self.order.get(self.printed)
             && let Some(Some(grade)) = self.grades.get(*index)
         {
-            self.outputs.add(*index, grade, &mut self.progress)?;
+            self.outputs.add(*index, grade)?;
             self.printed = self.printed.saturating_add(1);
         }
         Ok(())
@@ -336,7 +359,6 @@ impl Desk {
             }
             self.print()?;
         }
-        self.progress.draw();
         Ok(())
     }
 }

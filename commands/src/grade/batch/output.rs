@@ -1,7 +1,6 @@
 //! The grades of a batch: on stdout as they come, in the files of `--format`, and in a file for each student.
 
 use super::list::file_names;
-use super::progress::Progress;
 use crate::grade::GradeArgs;
 use crate::grade::output;
 use crate::status::{self, Failure};
@@ -43,11 +42,10 @@ impl Outputs {
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn add(&mut self, index: usize, grade: &Grade, progress: &mut Progress) -> Result<(), Failure> {
+    pub fn add(&mut self, index: usize, grade: &Grade) -> Result<(), Failure> {
         if let Some(feedback) = &self.feedback {
             feedback.write(index, grade, self.outputs.deadline_passed())?;
         }
-        progress.clear();
         if let Some(error) = &grade.error {
             print_stderr(&format!("vmm: {} has no grade: {error}\n", grade.submission));
         }

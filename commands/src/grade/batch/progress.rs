@@ -1,53 +1,28 @@
-//! The progress of a batch: one line on a terminal, which is drawn again.
+//! The progress of a batch.
 
-use crate::streams::print_stderr;
-use std::io::{self, IsTerminal};
+use crate::progress;
 use std::time::{Duration, Instant};
 
-/// The time between two drawings.
-const INTERVAL: Duration = Duration::from_millis(200);
-
-/// The progress of a batch.
+/// The number of submissions that are done.
 pub struct Progress {
     started: Instant,
     /// The number of submissions to grade.
     total: usize,
     done: usize,
-    is_terminal: bool,
-    drawn: Option<Instant>,
-    is_visible: bool,
+    _shown: Option<progress::Progress>,
 }
 
 impl Progress {
+    /// Begins a batch of `total` submissions.
     pub fn new(total: usize) -> Self {
-        let is_dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
-        let is_terminal = io::stderr().is_terminal() && !is_dumb;
-        Self { started: Instant::now(), total, done: 0, is_terminal, drawn: None, is_visible: false }
+        let shown = progress::Progress::begin(false, || line(0, total, Duration::ZERO));
+        Self { started: Instant::now(), total, done: 0, _shown: shown }
     }
 
     /// Counts a submission that is done.
     pub fn count(&mut self) {
         self.done = self.done.saturating_add(1);
-    }
-
-    /// Draws the line, if it is time.
-    pub fn draw(&mut self) {
-        let is_early = self.drawn.is_some_and(|drawn| drawn.elapsed() < INTERVAL);
-        // A short batch needs none.
-        if !self.is_terminal || self.started.elapsed() < INTERVAL || is_early && self.is_visible {
-            return;
-        }
-        self.drawn = Some(Instant::now());
-        self.is_visible = true;
-        print_stderr(&format!("\r{}\x1b[K", line(self.done, self.total, self.started.elapsed())));
-    }
-
-    /// Removes the line, so that another line can be printed.
-    pub fn clear(&mut self) {
-        if self.is_visible {
-            print_stderr("\r\x1b[K");
-            self.is_visible = false;
-        }
+        progress::say(|| line(self.done, self.total, self.started.elapsed()));
     }
 }
 

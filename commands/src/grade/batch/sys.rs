@@ -6,6 +6,15 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::process::Child;
 use std::time::Duration;
 
+/// The number of files that this process may have open. `None` if the system does not tell.
+pub fn open_files() -> Option<u64> {
+    // SAFETY: an all-zero rlimit is valid. It outlives the call, which fills it.
+    unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        (libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0).then_some(limit.rlim_cur)
+    }
+}
+
 /// The process group of a child that was started with one of its own.
 fn group(child: &Child) -> Option<libc::pid_t> {
     libc::pid_t::try_from(child.id()).ok().filter(|id| *id > 1)

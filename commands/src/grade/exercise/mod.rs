@@ -2,6 +2,8 @@
 
 pub(super) mod find;
 mod guest;
+#[cfg(has_kvm)]
+mod image_file;
 #[cfg_attr(not(has_kvm), path = "observed_absent.rs")]
 mod observed;
 mod run;
@@ -12,10 +14,10 @@ use crate::jail::JailArgs;
 use ::exercise::file::{CheckSpec, Task as TaskSpec};
 use ::exercise::{Check, Exercise};
 use grades::{Points, Task, Visibility};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 use vmm::Error;
-use vmm::host::printable_text;
+use vmm::host::{printable, printable_text};
 use vmm::machine::Processor;
 
 /// The cost of a failed check without points of its own.
@@ -72,7 +74,7 @@ fn checks(
 ) -> Result<Vec<grades::Check>, Error> {
     let results = match run::results(task, file, seed, processor, jail) {
         Ok(results) => results,
-        Err(run::Failed::Submission(reason)) => return Ok(vec![failed(reason)]),
+        Err(run::Failed::Submission(reason)) => return Ok(vec![failed(for_student(&reason, task, file))]),
         Err(run::Failed::Grade(error)) => return Err(error),
     };
     let cost = |end: &Check| if end.passed { "" } else { ALL };
@@ -82,7 +84,27 @@ fn checks(
         let cost = spec.points.map(|points| task.worth(points));
         checks.push(of_check(spec, number, conditions, cost));
     }
+    for check in &mut checks {
+        check.text = for_student(&check.text, task, file);
+    }
     Ok(checks)
+}
+
+/// A sentence with the words that a student knows: the keys of the exercise and no options, and the file of the submission without
+/// the folder in which it is graded.
+fn for_student(sentence: &str, task: &TaskSpec, file: &Path) -> String {
+    const KEYS: [(&str, &str); 3] = [
+        ("(--timeout)", "(timeout of the exercise)"),
+        ("(--wall-timeout)", "(6 times the timeout of the exercise)"),
+        ("(--output-limit; 0 means no limit)", "(output_limit of the exercise)"),
+    ];
+    let parts = Path::new(&task.file).components().count().max(1);
+    let above = file.components().count().saturating_sub(parts);
+    let shown: PathBuf = file.components().skip(above).collect();
+    let paths = std::path::absolute(file).into_iter().chain([file.to_owned()]);
+    let text =
+        paths.fold(sentence.to_string(), |text, path| text.replace(&printable(&path), &printable(&shown)));
+    KEYS.into_iter().fold(text, |text, (option, key)| text.replace(option, key))
 }
 
 /// The result of a check: the conditions that are not met, or all of them. A check whose details are hidden needs a name.

@@ -1,15 +1,18 @@
 //! A run of a VMM for a task: a program of the submission, which is observed.
 
+use super::image_file::ImageFile;
 use super::run::{Failed, Recorded, mistake};
 use crate::grade::student::capture::{Capture, Captured};
 use crate::grade::{Settings, check_host};
 use crate::jail::JailArgs;
+use ::jail::{Place, Use};
 use exercise::expect::kvm_feature;
 use exercise::file::Task;
 use exercise::template::Values;
 use exercise::{Check, Facts, Memory, RunEnd, SiteExits};
 use observe::{
-    Choice, Ending, Event, Observation, ObservedMemory, Options, Program, Stop, StopCause, Stops, Streams,
+    Choice, Ending, Event, Observation, ObservedMemory, Options, Program, Setup, Stop, StopCause, Stops,
+    Streams,
 };
 use std::io::{self, Write};
 use std::path::{Path, absolute};
@@ -49,10 +52,13 @@ struct Seen {
     registers: Option<Box<(Regs, Sregs)>>,
     copies: Vec<(u64, Vec<u8>)>,
     features: Vec<&'static str>,
+    /// The calls that built the machines, if checks need them.
+    setup: Option<Setup>,
 }
 
 impl Seen {
     fn see(&mut self, event: &Event, memory: &ObservedMemory) {
+        self.setup.iter_mut().for_each(|setup| setup.take(event, memory));
         match event {
             Event::Called(call) if call.result >= 0 => {
                 let feature = kvm_feature(call.request, &call.data);
@@ -98,7 +104,9 @@ pub fn run(
         timeout: Some(settings.timeout),
         wall: None,
     })?;
-    let args = task.args(values).map_err(|error| mistake(task, &error))?.into_iter();
+    let image = image(task, values)?;
+    let path = image.as_ref().map(ImageFile::path);
+    let args = task.args(values, path).map_err(|error| mistake(task, &error))?.into_iter();
     let args: Vec<_> = args.map(Into::into).collect();
     let input = task.input(values).map_err(|error| mistake(task, &error))?;
     let name = absolute(file).map_err(host("finding the program"))?;
@@ -114,12 +122,13 @@ pub fn run(
     let options = Options {
         timeout: Some(settings.timeout),
         trace: recorded.trace.then_some(RECORDED),
-        stops: Stops { halts: true, ..Stops::default() },
-        jail: jail.confinement(true, &program, &[], None),
+        stops: Stops { halts: true, first_entry: recorded.setup, ..Stops::default() },
+        jail: jail.confinement(true, &program, &[], path.map(|path| Place::new(path, Use::Read))),
         folder: name.parent().map(Path::to_owned),
         ..Options::default()
     };
-    let mut seen = Seen { wanted: memory.to_vec(), ..Seen::default() };
+    let setup = recorded.setup.then(Setup::default);
+    let mut seen = Seen { wanted: memory.to_vec(), setup, ..Seen::default() };
     let see = &mut |event: &_, memory: &_| seen.see(event, memory);
     // Without a jail, it has the rights of this process, but cannot read the seed from its memory.
     observe::hide_this_process();
@@ -132,6 +141,16 @@ pub fn run(
     let output_len = (head.len() as u64).saturating_add(tail.len() as u64).saturating_add(dropped);
     let (errors, output_limit) = (stderr.finish().text(), settings.output_limit);
     Ok(ObservedRun { observation, seen, output: head, output_len, errors, output_limit })
+}
+
+/// The file with the image of the task, if it has one.
+///
+/// # Errors
+/// It cannot be written, or the exercise has a mistake.
+fn image(task: &Task, values: &Values) -> Result<Option<ImageFile>, Failed> {
+    let Some(image) = &task.image else { return Ok(None) };
+    let bytes = image.filled(values).map_err(|error| mistake(task, &error))?;
+    ImageFile::write(&bytes).map(Some).map_err(host("writing the image for the program (TMPDIR)"))
 }
 
 fn host(operation: &'static str) -> impl Fn(io::Error) -> Failed {
@@ -177,7 +196,14 @@ impl ObservedRun {
             },
             Ending::Timeout(limit) => RunEnd::Failed {
                 timed_out: true,
-                text: format!("timeout: the program did not end within {} s", limit.as_secs_f64()),
+                text: format!(
+                    "timeout: the program did not end within {} s{}",
+                    limit.as_secs_f64(),
+                    self.observation
+                        .hang
+                        .as_ref()
+                        .map_or_else(String::new, |hang| format!("; at the end it {hang}"))
+                ),
             },
             Ending::Ended(status) => match status.code() {
                 Some(code) => RunEnd::Status(code),
@@ -223,6 +249,7 @@ impl ObservedRun {
             modes: None,
             trace: self.observation.trace.as_ref(),
             features: Some(self.seen.features.clone()),
+            setup: self.seen.setup.as_ref().map(Setup::text),
         }
     }
 }

@@ -40,6 +40,8 @@ pub struct Recorded {
     pub modes: bool,
     /// The first exits.
     pub trace: bool,
+    /// The calls that build the machine of a VMM.
+    pub setup: bool,
 }
 
 /// A mistake of the exercise.
@@ -66,6 +68,7 @@ pub fn results(
     let recorded = Recorded {
         modes: all().any(Expectation::needs_modes),
         trace: all().any(|one| matches!(one, Expectation::Exits(_))),
+        setup: all().any(|one| matches!(one, Expectation::Setup(_))),
     };
     let has_end = all().any(|one| matches!(one, Expectation::End(_)));
     let (end, mut checks) = if task.settings.kind == Kind::Vmm {

@@ -101,7 +101,7 @@ fn measured(
     if vmm::host::interrupted() {
         return Err(Error::Interrupted.into());
     }
-    let recorded = Recorded { modes: false, trace: false };
+    let recorded = Recorded { modes: false, trace: false, setup: false };
     let run = guest::run(task, code, values, processor, recorded)?;
     Ok((status::of_report(&run.report) == status::OK).then_some(run.cpu_time))
 }

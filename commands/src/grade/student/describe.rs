@@ -57,7 +57,10 @@ pub(super) fn ending(seen: &Seen) -> String {
     let ended = match seen.ending {
         Ending::Timeout(limit) => {
             let halted = if seen.halt.is_some() { ", although its guest halted" } else { "" };
-            format!("; it did not end within {} s{halted}", limit.as_secs_f64())
+            // The sentence about the death also tells of a guest that makes no exits.
+            let hang = seen.hang.as_ref().filter(|_| seen.death.is_none());
+            let hang = hang.map_or_else(String::new, |hang| format!(": at the end it {hang}"));
+            format!("; it did not end within {} s{halted}{hang}", limit.as_secs_f64())
         }
         Ending::Ended(status) if status.success() => String::new(),
         Ending::Ended(status) => match (status.code(), status.signal()) {

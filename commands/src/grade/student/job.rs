@@ -183,7 +183,7 @@ pub(super) fn command(job: Job, jobs: &[Job], arguments: &VmmArgs) -> Result<Opt
     let polling = arguments.vmm_polling.clone().filter(|_| job == Job::Polling);
     let built = || built(arguments).map(PathBuf::into_os_string);
     let program = polling.or_else(|| arguments.program().cloned()).or_else(built);
-    let args = job.task()?.args(&Vec::new()).map_err(Error::Config)?;
+    let args = job.task()?.args(&Vec::new(), None).map_err(Error::Config)?;
     Ok(found.or_else(|| program.map(|program| (program, args.into_iter().map(Into::into).collect()))))
 }
 

@@ -17,6 +17,7 @@ mod watch;
 use crate::grade::student_args::VmmArgs;
 use crate::grade::{Course, Task, courses};
 use crate::jail::JailArgs;
+use crate::progress;
 use crate::status::Failure;
 use count::Pattern;
 use job::{Command, Job, Plan};
@@ -107,6 +108,10 @@ impl Prepared {
     /// # Errors
     /// The host failed, or a signal ended the grade.
     pub(super) fn grade(self, arguments: &VmmArgs, timeout: Option<Duration>) -> Result<Grade, Failure> {
+        if let Some(source) = observe::memory_refusal() {
+            let operation = "reading the memory of programs (process_vm_readv(2)), as a grade does,";
+            return Err(vmm::Error::Host { operation, source }.into());
+        }
         // A submission has the rights of this process, but cannot read the seed from its memory, or change it.
         observe::hide_this_process();
         let finished = courses::text(Job::Real.task()?, "end");
@@ -118,6 +123,7 @@ impl Prepared {
                 runs.push(None);
                 continue;
             };
+            progress::say(|| format!("grading, {} runs", printable(target.program.path())));
             let run = |engine| target.run(engine, limit, self.jail, finished, &self.pattern);
             let mut ran = run(engine);
             if let Err(Failure::Observe(observe::Error::Unfit { what, .. })) = &ran

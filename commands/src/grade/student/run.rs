@@ -66,6 +66,8 @@ pub(super) struct Seen {
     pub(super) protection: Protection,
     /// The parts of the jail that the system lacks.
     pub(super) missing: Vec<Missing>,
+    /// The place where it stood at the end of its time.
+    pub(super) hang: Option<String>,
 }
 
 /// A program for a task, which can be observed.
@@ -167,6 +169,7 @@ impl Target {
             said_finished: false,
             protection: Protection::Namespace,
             missing: Vec::new(),
+            hang: None,
         }
     }
 
@@ -190,6 +193,13 @@ impl Target {
         let window = abi::WINDOW..abi::WINDOW + abi::WINDOW_SIZE;
         let is_mmio = |reason| matches!(reason, Reason::MmioRead | Reason::MmioWrite);
         let (refused, death) = watch.told();
+        let refused = refused.or_else(|| {
+            observation.is_hidden.then(|| {
+                "its calls to KVM are not known, because it hides its files from other processes of its user (PR_SET_DUMPABLE): \
+                 leave that out"
+                    .into()
+            })
+        });
         let (text, errors) = (stdout.text(), stderr.text());
         Seen {
             plan: self.plan,
@@ -218,6 +228,7 @@ impl Target {
             lost: observation.lost,
             protection: observation.protection,
             missing: observation.missing.clone(),
+            hang: observation.hang.clone(),
             sites,
             entry: watch.entry,
             halt: watch.halt,

@@ -82,6 +82,7 @@ fn right(job: Job) -> Seen {
         said_finished: true,
         protection: observe::Protection::Namespace,
         missing: Vec::new(),
+        hang: None,
         plan,
     }
 }

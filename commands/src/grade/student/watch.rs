@@ -115,6 +115,12 @@ impl Watch {
         match (&stop.cause, stop.registers.as_deref()) {
             (StopCause::FirstEntry, Some((regs, sregs))) if self.entry.is_none() => {
                 let mut entry = Entry::of(regs, sregs, &read);
+                if let Some(error) = memory.refusal(stop.vcpu.vm, stop.process) {
+                    entry.fault = Some(format!(
+                        "its memory cannot be read (process_vm_readv: {error}): does the program forbid it \
+                         (PR_SET_DUMPABLE)?"
+                    ));
+                }
                 if self.plan.hidden && entry.fault.is_none() {
                     let write = |gpa: Gpa, bytes: &[u8]| memory.write(stop.vcpu.vm, stop.process, gpa, bytes);
                     entry.place(&self.plan, sregs, &read, &write);

@@ -28,9 +28,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// The way in which the driver's stores reach the device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Transport {
     /// The window traps: each access to it is an exit. A store to the head of a queue is the notification.
+    #[default]
     Exit,
     /// The window traps, but the kernel queues stores to TX head (KVM_REGISTER_COALESCED_MMIO) until the guest exits
     /// for another reason.
@@ -59,13 +60,6 @@ impl fmt::Display for Transport {
             Self::Doorbell => "doorbell",
             Self::Polling => "polling",
         })
-    }
-}
-
-impl Default for Transport {
-    /// [`Self::Exit`]; with the feature `polling`, [`Self::Polling`].
-    fn default() -> Self {
-        if cfg!(feature = "polling") { Self::Polling } else { Self::Exit }
     }
 }
 

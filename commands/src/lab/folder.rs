@@ -1,0 +1,234 @@
+//! The folder of a course, and what its reader has done in it: a small file of lines `KEY = VALUE`.
+
+use super::LabError;
+use exercise::read::read_file;
+use lab::{Course, Exercise, Language, Task};
+use std::fmt::Write;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use vmm::Error;
+use vmm::host::{printable, printable_text};
+
+/// The file with the state.
+const STATE: &str = ".vmm-lab";
+/// The largest state, in bytes.
+const MAX_STATE: usize = 64 << 10;
+
+/// The folder of a course.
+#[derive(Debug)]
+pub(super) struct Folder {
+    pub(super) path: PathBuf,
+    pub(super) course: String,
+    language: String,
+    /// The exercises that are done, in order. Vectors are smaller in the program than maps.
+    done: Vec<u32>,
+    /// The number of hints that were shown for an exercise.
+    hints: Vec<(u32, usize)>,
+}
+
+impl Folder {
+    /// A new folder.
+    pub(super) fn new(path: &Path, course: &str, language: Language) -> Self {
+        Self {
+            path: path.into(),
+            course: course.into(),
+            language: language.name().into(),
+            done: Vec::new(),
+            hints: Vec::new(),
+        }
+    }
+
+    /// Finds the folder: `dir`, or the current one or one above it.
+    ///
+    /// # Errors
+    /// None of them is the folder of a course.
+    pub(super) fn find(dir: Option<&Path>) -> Result<Self, LabError> {
+        let here = std::env::current_dir().map_err(|error| host("finding the current folder", error))?;
+        let candidates: Vec<&Path> = match dir {
+            Some(dir) => vec![dir],
+            None => here.ancestors().collect(),
+        };
+        let found = candidates.into_iter().find(|path| path.join(STATE).exists());
+        let Some(path) = found else {
+            let place = dir.map_or("this folder".into(), printable);
+            return Err(wrong(format!(
+                "{place} is not the folder of a course: `vmm lab new first-vmm DIR` writes one, and -C DIR names it"
+            )));
+        };
+        let file = path.join(STATE);
+        let bytes = read_file(&file, MAX_STATE)
+            .map_err(|error| wrong(format!("cannot read {}: {error}", printable(&file))))?;
+        Self::parse(path, &String::from_utf8_lossy(&bytes))
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Self, LabError> {
+        let mut folder = Self::new(path, "", Language::C);
+        for (number, line) in (1..).zip(text.lines()) {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let understood =
+                line.split_once('=').and_then(|(key, value)| folder.set(key.trim(), value.trim()));
+            if understood.is_none() {
+                let file = printable(&path.join(STATE));
+                let line = printable_text(line);
+                return Err(wrong(format!("{file}:{number}: {line:?} is not understood: remove the line")));
+            }
+        }
+        match lab::NAMES.contains(&folder.course.as_str()) {
+            true => Ok(folder),
+            false => Err(wrong(format!(
+                "{} names no course of this program: write course = {}",
+                printable(&path.join(STATE)),
+                lab::NAMES.join(", or ")
+            ))),
+        }
+    }
+
+    /// Takes a line of the file.
+    fn set(&mut self, key: &str, value: &str) -> Option<()> {
+        match key {
+            "course" => self.course = value.into(),
+            "language" => self.language = Language::ALL.iter().find(|one| one.name() == value)?.name().into(),
+            "done" => {
+                self.done = value.split_whitespace().map(|word| word.parse().ok()).collect::<Option<_>>()?;
+            }
+            "hints" => {
+                let one = |word: &str| {
+                    let (number, shown) = word.split_once(':')?;
+                    Some((number.parse().ok()?, shown.parse().ok()?))
+                };
+                self.hints = value.split_whitespace().map(one).collect::<Option<_>>()?;
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// Writes the state.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub(super) fn save(&self) -> Result<(), LabError> {
+        let mut text = String::from("# The state of this folder, which `vmm lab` keeps.\n");
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "course = {}\nlanguage = {}", self.course, self.language);
+        let done: Vec<_> = self.done.iter().map(ToString::to_string).collect();
+        let hints: Vec<_> = self.hints.iter().map(|(number, shown)| format!("{number}:{shown}")).collect();
+        let _ = writeln!(text, "done = {}\nhints = {}", done.join(" "), hints.join(" "));
+        let (file, new) = (self.path.join(STATE), self.path.join(format!("{STATE}.new")));
+        let saved = fs::write(&new, text).and_then(|()| fs::rename(&new, &file));
+        saved.map_err(|error| host("writing the state of the course (.vmm-lab)", error))
+    }
+
+    /// True if an exercise is done.
+    pub(super) fn is_done(&self, number: u32) -> bool {
+        self.done.contains(&number)
+    }
+
+    /// Notes if an exercise is done.
+    pub(super) fn set_done(&mut self, number: u32, is_done: bool) {
+        self.done.retain(|other| *other != number);
+        if is_done {
+            let at = self.done.partition_point(|other| *other < number);
+            self.done.insert(at, number);
+        }
+    }
+
+    /// The number of hints that were shown for an exercise.
+    pub(super) fn hints(&self, number: u32) -> usize {
+        self.hints.iter().find(|(other, _)| *other == number).map_or(0, |(_, shown)| *shown)
+    }
+
+    /// Notes the number of hints that were shown.
+    pub(super) fn set_hints(&mut self, number: u32, shown: usize) {
+        self.hints.retain(|(other, _)| *other != number);
+        self.hints.push((number, shown));
+    }
+
+    /// The first exercise that is not done.
+    pub(super) fn next<'a>(&self, course: &'a Course) -> Option<&'a Exercise> {
+        course.exercises.iter().find(|exercise| !self.is_done(exercise.number))
+    }
+
+    /// The exercise with this number, or the first one that is not done.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(super) fn exercise<'a>(
+        &self,
+        course: &'a Course,
+        number: Option<u32>,
+    ) -> Result<&'a Exercise, LabError> {
+        let last = course.exercises.last().map_or(0, |last| last.number);
+        let missing = |number| usage(format!("there is no exercise {number}: they are 1 to {last}"));
+        match number {
+            Some(number) => course.exercise(number).ok_or_else(|| missing(number)),
+            None => self
+                .next(course)
+                .ok_or_else(|| usage("all exercises are done: give the number of one".into())),
+        }
+    }
+
+    /// The task with this number, or the first one whose hints were not all shown. For a course without exercises.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(super) fn task<'a>(
+        &self,
+        course: &'a Course,
+        number: Option<u32>,
+    ) -> Result<(u32, &'a Task), LabError> {
+        let mut tasks = (1..).zip(&course.tasks);
+        let found = match number {
+            Some(number) => tasks.find(|(other, _)| *other == number),
+            None => tasks.find(|(other, task)| self.hints(*other) < task.hints.len()),
+        };
+        found.ok_or_else(|| {
+            let last = course.tasks.len();
+            usage(match number {
+                Some(number) => format!("there is no task {number}: they are 1 to {last}"),
+                None => format!("all hints were shown: give the number of a task, 1 to {last}"),
+            })
+        })
+    }
+}
+
+/// A file or a folder that cannot be used.
+fn wrong(what: String) -> LabError {
+    LabError::Folder(what)
+}
+
+/// A mistake of the command line.
+pub(super) fn usage(what: String) -> LabError {
+    LabError::Vmm(Error::Config(what))
+}
+
+/// A failure of the host.
+pub(super) fn host(operation: &'static str, source: io::Error) -> LabError {
+    LabError::Vmm(Error::Host { operation, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_is_written_and_read() {
+        let temporary = tempfile::tempdir().unwrap();
+        let mut folder = Folder::new(temporary.path(), "first-vmm", Language::Rust);
+        folder.set_done(3, true);
+        folder.set_done(1, true);
+        folder.set_hints(4, 2);
+        folder.save().unwrap();
+        let read = Folder::find(Some(temporary.path())).unwrap();
+        assert_eq!((read.course.as_str(), read.language.as_str()), ("first-vmm", "rust"));
+        assert!(read.is_done(1) && !read.is_done(2) && read.is_done(3));
+        assert_eq!((read.hints(4), read.hints(1)), (2, 0));
+        for wrong in ["course = other\n", "done = 1 x\n", "hints = 1\n", "x\n", "language = go\n", ""] {
+            assert!(Folder::parse(temporary.path(), wrong).is_err(), "{wrong}");
+        }
+    }
+}
