@@ -9,9 +9,11 @@ use folder::Reader;
 use lab::{Course, Exercise, Language};
 use libtest_mimic::Trial;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{chown, symlink};
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
-use support::{Files, assert_error, kvm_test, machine_test, plain_test, ran, run};
+use support::{Files, assert_error, kvm_test, machine_test, missing, plain_test, ran, run, test_unless, vmm};
 
 fn main() -> ExitCode {
     support::watchdog();
@@ -22,6 +24,17 @@ fn main() -> ExitCode {
         machine_test("hints_of_tasks_are_shown_one_by_one", hints_of_tasks),
         plain_test("a_folder_that_is_no_course_is_refused", refused),
         plain_test("an_exercise_that_cannot_be_built_says_so", broken),
+        plain_test("hints_at_the_same_time_are_all_noted", at_once),
+        plain_test("a_state_that_cannot_be_written_hides_no_hint", unwritable),
+        plain_test("a_link_in_the_place_of_the_new_state_is_not_followed", linked),
+        plain_test("a_course_of_another_user_above_is_not_built", other_user),
+        plain_test("a_course_that_cannot_be_written_is_said_to_be_incomplete", incomplete),
+        test_unless(
+            || missing("script"),
+            "make_may_write_to_a_terminal_that_stops_background_writers",
+            tostop,
+        ),
+        kvm_test("an_image_is_found_in_a_relative_folder_and_leaves_nothing", temporary_folders),
     ];
     let course = course("first-vmm");
     for language in Language::ALL {
@@ -225,4 +238,89 @@ fn broken() {
     fs::remove_file(&source).unwrap();
     let empty = reader.lab(&["check", &folder.number.to_string()]);
     assert_ne!(empty.status, 0, "{}{}", empty.text(), empty.stderr);
+}
+
+fn at_once() {
+    let reader = Reader::new("first-vmm", Language::C);
+    std::thread::scope(|scope| {
+        for number in 1..=12 {
+            let reader = &reader;
+            scope.spawn(move || assert_eq!(reader.lab(&["hint", &number.to_string()]).status, 0));
+        }
+    });
+    let state = fs::read_to_string(reader.path.join(".vmm-lab")).unwrap();
+    assert!((1..=12).all(|number| state.contains(&format!(" {number}:1"))), "{state}");
+}
+
+fn unwritable() {
+    let reader = Reader::new("first-vmm", Language::C);
+    // Root can write into any folder, but not over a folder.
+    fs::create_dir(reader.path.join(".vmm-lab.new")).unwrap();
+    let hint = reader.lab(&["hint", "1"]);
+    assert_eq!(hint.status, 115, "{}", hint.stderr);
+    assert!(hint.stderr.contains("writing the state of the course (.vmm-lab) failed: "), "{}", hint.stderr);
+    assert!(hint.text().contains(", hint 1 of "), "{}", hint.text());
+}
+
+fn linked() {
+    let reader = Reader::new("first-vmm", Language::C);
+    let precious = reader.path.join("precious");
+    fs::write(&precious, "precious").unwrap();
+    symlink(&precious, reader.path.join(".vmm-lab.new")).unwrap();
+    assert_eq!(reader.lab(&["hint", "1"]).status, 0);
+    assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
+    assert!(reader.path.join(".vmm-lab").symlink_metadata().unwrap().is_file());
+}
+
+fn other_user() {
+    let reader = Reader::new("first-vmm", Language::C);
+    let state = reader.path.join(".vmm-lab");
+    let below = reader.path.join("01-what-is-a-vm");
+    let list = |folder: &Path| run(vmm(&["lab", "list"]).current_dir(folder));
+    assert!(list(&below).text().contains("01-what-is-a-vm/"));
+    // Only root can give a file to another user.
+    if chown(&state, Some(65534), None).is_ok() {
+        let refused = run(vmm(&["lab", "check", "1"]).current_dir(&below));
+        assert_error(&refused, 116, " belongs to another user, whose Makefile would run: -C ");
+        assert!(list(&reader.path).text().contains("01-what-is-a-vm/"));
+    }
+}
+
+fn incomplete() {
+    let files = Files::new();
+    let path = files.0.path().join("new");
+    // The files are larger than this limit (of 512 bytes), at which the shell's child gets SIGXFSZ unless it is ignored.
+    let made = run(Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 1; exec \"$0\" lab new first-vmm \"$1\""])
+        .arg(env!("CARGO_BIN_EXE_vmm"))
+        .arg(&path)
+        .stdout(Stdio::piped()));
+    assert_eq!(made.status, 115, "{}", made.stderr);
+    let incomplete = format!("vmm: {} is incomplete: remove it\nvmm: error: ", path.display());
+    assert!(made.stderr.starts_with(&incomplete), "{}", made.stderr);
+}
+
+fn tostop() {
+    let reader = Reader::new("first-vmm", Language::C);
+    fs::write(reader.path.join("02-open-kvm/vmm.c"), "int main(void) { return x; }\n").unwrap();
+    let lab = format!("{} lab check 2 -C {}", env!("CARGO_BIN_EXE_vmm"), reader.path.display());
+    let script = run(Command::new("timeout")
+        .args(["60", "script", "-qec", &format!("stty tostop; {lab}"), "/dev/null"])
+        .stdout(Stdio::piped()));
+    assert!(script.text().contains("make 02-open-kvm failed"), "{}{}", script.text(), script.stderr);
+    assert_eq!(script.status, 116, "{}", script.text());
+}
+
+fn temporary_folders() {
+    let reader = Reader::new("first-vmm", Language::C);
+    reader.solve("first-vmm", "05-real-mode");
+    let check =
+        |folder: &Path| run(vmm(&["lab", "check", "5"]).current_dir(&reader.path).env("TMPDIR", folder));
+    fs::create_dir(reader.path.join("relative")).unwrap();
+    let relative = check(Path::new("relative"));
+    assert_eq!(relative.status, 0, "{}{}", relative.text(), relative.stderr);
+    let wrong = reader.path.join(std::ffi::OsStr::from_bytes(b"not\xff"));
+    fs::create_dir(&wrong).unwrap();
+    assert_error(&check(&wrong), 115, "TMPDIR must be UTF-8");
+    assert_eq!(fs::read_dir(&wrong).unwrap().count(), 0);
 }

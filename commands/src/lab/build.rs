@@ -2,7 +2,7 @@
 
 use super::LabError;
 use super::folder::host;
-use crate::grade::{has_ended, kill_group};
+use crate::grade::{has_ended, keep_background_writers, kill_group};
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -24,6 +24,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub(super) fn make(folder: &Path, target: Option<&str>) -> Result<bool, LabError> {
     let mut command = Command::new("make");
     command.args(["--no-print-directory", "-s", "-C"]).arg(folder).args(target);
+    keep_background_writers();
     // The build gets a process group of its own, so that all of it can be ended.
     command.stdin(Stdio::null()).stdout(io::stderr()).process_group(0);
     let mut child = command.spawn().map_err(|error| match error.kind() {

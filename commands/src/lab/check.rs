@@ -87,8 +87,7 @@ fn all(arguments: &CheckArgs, folder: &mut Folder, course: &Course) -> Result<u8
             // One exercise that cannot be built does not hide the others.
             Err(LabError::Folder(what)) => {
                 print_stderr(&format!("vmm: error: {what}\n"));
-                folder.set_done(exercise.number, false);
-                folder.save()?;
+                folder.change(|folder| folder.set_done(exercise.number, false))?;
                 status::WRONG_RESULT
             }
             checked => checked?.1,
@@ -133,14 +132,13 @@ fn check(arguments: &CheckArgs, folder: &mut Folder, exercise: &Exercise) -> Res
         tasks,
         milliseconds: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
     };
-    folder.set_done(exercise.number, grade.is_full());
-    folder.save()?;
     let text = Format::Text.write(std::slice::from_ref(&grade), Options::default()).unwrap_or_default();
     let result = match print_stdout(&text) {
         status::OK if grade.is_full() => status::OK,
         status::OK => status::WRONG_RESULT,
         failed => failed,
     };
+    folder.change(|folder| folder.set_done(exercise.number, grade.is_full()))?;
     Ok((grade, result))
 }
 

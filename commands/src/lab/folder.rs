@@ -1,11 +1,13 @@
 //! The folder of a course, and what its reader has done in it: a small file of lines `KEY = VALUE`.
 
 use super::LabError;
+use crate::grade::user;
 use exercise::read::read_file;
 use lab::{Course, Exercise, Language, Task};
 use std::fmt::Write;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use vmm::Error;
 use vmm::host::{printable, printable_text};
@@ -56,6 +58,16 @@ impl Folder {
                 "{place} is not the folder of a course: `vmm lab new first-vmm DIR` writes one, and -C DIR names it"
             )));
         };
+        if dir.is_none() && path != here && is_of_another_user(&path.join(STATE)) {
+            let place = printable(path);
+            return Err(wrong(format!(
+                "the course in {place} belongs to another user, whose Makefile would run: -C {place} uses it all the same"
+            )));
+        }
+        Self::read(path)
+    }
+
+    fn read(path: &Path) -> Result<Self, LabError> {
         let file = path.join(STATE);
         let bytes = read_file(&file, MAX_STATE)
             .map_err(|error| wrong(format!("cannot read {}: {error}", printable(&file))))?;
@@ -107,6 +119,20 @@ impl Folder {
         Some(())
     }
 
+    /// Changes the state. Another process may have changed the file in the meantime, so it is read again.
+    ///
+    /// # Errors
+    /// The state cannot be read or written.
+    pub(super) fn change(&mut self, change: impl FnOnce(&mut Self)) -> Result<(), LabError> {
+        let folder =
+            File::open(&self.path).map_err(|error| host("opening the folder of the course", error))?;
+        // A file system may lack locks. Two changes at the same time can then lose one.
+        let _ = folder.lock();
+        *self = Self::read(&self.path)?;
+        change(self);
+        self.save()
+    }
+
     /// Writes the state.
     ///
     /// # Errors
@@ -119,7 +145,14 @@ impl Folder {
         let hints: Vec<_> = self.hints.iter().map(|(number, shown)| format!("{number}:{shown}")).collect();
         let _ = writeln!(text, "done = {}\nhints = {}", done.join(" "), hints.join(" "));
         let (file, new) = (self.path.join(STATE), self.path.join(format!("{STATE}.new")));
-        let saved = fs::write(&new, text).and_then(|()| fs::rename(&new, &file));
+        // A file that is left there may be a link to another place, or a pipe.
+        let _ = fs::remove_file(&new);
+        let saved = File::create_new(&new)
+            .and_then(|mut new| new.write_all(text.as_bytes()))
+            .and_then(|()| fs::rename(&new, &file));
+        if saved.is_err() {
+            let _ = fs::remove_file(&new);
+        }
         saved.map_err(|error| host("writing the state of the course (.vmm-lab)", error))
     }
 
@@ -194,6 +227,11 @@ impl Folder {
             })
         })
     }
+}
+
+/// True if a file, which may be a link, belongs to a user other than this one and root.
+fn is_of_another_user(file: &Path) -> bool {
+    fs::symlink_metadata(file).is_ok_and(|data| ![0, user()].contains(&data.uid()))
 }
 
 /// A file or a folder that cannot be used.

@@ -191,9 +191,9 @@ fn hint(place: &Place, number: Option<u32>, all: bool) -> Result<u8, LabError> {
     for hint in hints.iter().take(shown).skip(if all { 0 } else { shown.saturating_sub(1) }) {
         text += &format!("\n{}\n", hint.trim());
     }
-    folder.set_hints(number, shown);
-    folder.save()?;
-    Ok(print_stdout(&text))
+    let printed = print_stdout(&text);
+    folder.change(|folder| folder.set_hints(number, shown))?;
+    Ok(printed)
 }
 
 /// Lists the exercises of a folder, or the courses. Returns the exit status.

@@ -7,10 +7,15 @@ use regex_lite::Regex;
 /// The most bytes of the calls in which a pattern is looked for.
 const SEARCHED: usize = 256 << 10;
 
+/// The words in the line of a call that failed.
+const FAILED: &str = "; failed, ";
+
 /// A line that the calls of a VMM must have: those that `vmm observe --setup` shows.
 #[derive(Clone, Debug)]
 pub struct SetupLine {
     pattern: Regex,
+    /// True if the pattern is about a call that failed. Otherwise such a call is not enough.
+    has_failed: bool,
     /// The pattern in quotes.
     name: String,
 }
@@ -21,7 +26,8 @@ impl SetupLine {
     /// # Errors
     /// It is not one.
     pub fn parse(pattern: &str) -> Result<Self, String> {
-        Ok(Self { pattern: output::regex(pattern)?, name: Output::shown(pattern) })
+        let has_failed = pattern.contains("failed");
+        Ok(Self { pattern: output::regex(pattern)?, has_failed, name: Output::shown(pattern) })
     }
 
     pub(super) fn check(&self, facts: &Facts) -> Check {
@@ -41,6 +47,21 @@ impl SetupLine {
     /// The first line with a match.
     fn find<'a>(&self, text: &'a str) -> Option<&'a str> {
         let lines = text.get(..SEARCHED).unwrap_or(text).lines().map(str::trim);
-        lines.into_iter().find(|line| self.pattern.is_match(line))
+        let mut counted = lines.filter(|line| self.has_failed || !line.contains(FAILED));
+        counted.find(|line| self.pattern.is_match(line))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_call_counts_only_if_the_pattern_is_about_one() {
+        let text = "vmm: calls on VM 0:\n  KVM_SET_REGS; failed, EINVAL: why\n  KVM_CREATE_VM\n";
+        let found = |pattern| SetupLine::parse(pattern).unwrap().find(text).map(String::from);
+        assert_eq!(found("KVM_CREATE_VM$").as_deref(), Some("KVM_CREATE_VM"));
+        assert_eq!(found("KVM_SET_REGS"), None);
+        assert!(found("KVM_SET_REGS.*failed, EINVAL").is_some());
     }
 }

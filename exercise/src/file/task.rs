@@ -155,7 +155,8 @@ impl Task {
         if let (None, Some(entry)) = (&self.input, fields.get("input_at")) {
             problems.push(Problem::new(entry.at, "input_at needs an input or an input_file"));
         }
-        let path = self.image.as_ref().map(|_| ANY_PATH);
+        // If the image cannot be read, that is the only mistake.
+        let path = fields.get("image").map(|_| ANY_PATH);
         if let Err(error) = self.args(values, path) {
             let at = self.settings.place(&["args"]).unwrap_or(self.at);
             problems.push(Problem::new(at, format!("args: {error}")));

@@ -345,3 +345,12 @@ fn the_schema_fits_the_examples_and_has_all_keys() {
     let texts = "/$defs/task/properties/random/additionalProperties/properties";
     assert_eq!(keys(texts), sorted(&random::TEXT_KEYS));
 }
+
+#[test]
+fn an_image_that_cannot_be_read_is_the_only_mistake() {
+    let text = "version = 1\nname = \"x\"\n[[task]]\nkind = \"vmm\"\nname = \"t\"\nfile = \"vmm\"\npoints = 1\nimage = \"missing\"\n\
+                args = [\"{image}\"]\ncheck = [{ output = \"\" }]\n";
+    let problems = parse(text).unwrap_err();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].message.starts_with("cannot read missing for image: "), "{problems:?}");
+}

@@ -44,7 +44,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-pub(crate) use sys::{has_ended, kill_group};
+pub(crate) use sys::{has_ended, keep_background_writers, kill_group, user};
 use vmm::Error;
 use vmm::host::{printable, printable_text};
 

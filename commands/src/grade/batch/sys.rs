@@ -15,6 +15,18 @@ pub fn open_files() -> Option<u64> {
     }
 }
 
+/// The user of this process.
+pub fn user() -> u32 {
+    // SAFETY: the call takes no memory.
+    unsafe { libc::geteuid() }
+}
+
+/// Lets the children of this process write to the terminal from process groups of their own. Otherwise `stty tostop` stops them.
+pub fn keep_background_writers() {
+    // SAFETY: no handler runs. Children inherit that the signal is ignored.
+    unsafe { libc::signal(libc::SIGTTOU, libc::SIG_IGN) };
+}
+
 /// The process group of a child that was started with one of its own.
 fn group(child: &Child) -> Option<libc::pid_t> {
     libc::pid_t::try_from(child.id()).ok().filter(|id| *id > 1)

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::absolute;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The most files with taken names that are passed over.
@@ -23,14 +23,16 @@ impl ImageFile {
         for _ in 0..ATTEMPTS {
             let number = NEXT.fetch_add(1, Ordering::Relaxed);
             let path = std::env::temp_dir().join(format!("vmm-image-{}-{number}", std::process::id()));
+            // The program has another current folder.
+            let path = absolute(path)?.into_os_string().into_string();
+            let path = path.map_err(|_| io::Error::other("TMPDIR must be UTF-8"))?;
             let made = File::options().write(true).create_new(true).mode(0o600).open(&path);
             match made {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
                 Ok(mut file) => {
                     // From here on the file is removed on failure.
-                    let name = path.into_os_string().into_string();
-                    let written = Self(name.map_err(|_| io::Error::other("TMPDIR must be UTF-8"))?);
+                    let written = Self(path);
                     file.write_all(image)?;
                     return Ok(written);
                 }
@@ -47,6 +49,6 @@ impl ImageFile {
 
 impl Drop for ImageFile {
     fn drop(&mut self) {
-        let _ = fs::remove_file(PathBuf::from(&self.0));
+        let _ = fs::remove_file(&self.0);
     }
 }
