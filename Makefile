@@ -195,7 +195,7 @@ check: setup ## Check formatting, lints, layers and documentation
 	$(CARGO) clippy $(WORKSPACE) --features exitlens/polling --lib --bins --test polling -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(WORKSPACE) --no-deps
 	RUSTFLAGS="-D warnings" RUSTC="$(CURDIR)/tests/other-host/rustc" $(CARGO) check $(LOCKED) $(ALL_HOSTS) --target-dir $(TARGET)/other-host
-	$(CARGO) test $(WORKSPACE) --quiet --test layers
+	$(CARGO) test $(WORKSPACE) --quiet --test layers --test manifests
 
 # Nothing is linked or run. The other packages need KVM. `make check` does the same with a compiler that only claims to be for
 # ARM Linux, so it compiles the code for hosts without KVM, but none that is only for ARM.

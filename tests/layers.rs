@@ -391,56 +391,6 @@ fn the_library_has_at_most_ten_public_modules() {
     assert!(documented.count() <= 10, "{public:?}");
 }
 
-/// The packages that are not for the registry.
-const UNPUBLISHED: [&str; 4] = ["bench", "campaign", "differ", "packaging"];
-
-/// Returns the package's entry `key = value` of a manifest, without quotes.
-fn entry<'a>(manifest: &'a str, key: &str) -> Option<&'a str> {
-    let package = manifest.split("\n[").next()?;
-    let line = package.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(" = "))?;
-    Some(line.trim_matches('"'))
-}
-
-#[test]
-fn every_package_of_the_registry_is_complete() {
-    let list = fs::read_to_string(root().join("packaging/README.md")).unwrap();
-    let workspace = fs::read_to_string(root().join("Cargo.toml")).unwrap();
-    let version = workspace.lines().find_map(|line| line.strip_prefix("version = ")).unwrap();
-    for package in PACKAGES {
-        let text = fs::read_to_string(root().join(package).join("Cargo.toml")).unwrap();
-        let published = entry(&text, "publish") != Some("false");
-        assert_eq!(published, !UNPUBLISHED.contains(&package), "{package}/Cargo.toml: publish");
-        if !published {
-            continue;
-        }
-        let name = if package == "cli" { "exitlens".into() } else { format!("exitlens-{package}") };
-        assert_eq!(entry(&text, "name"), Some(name.as_str()), "{package}/Cargo.toml");
-        assert_eq!(entry(&text, "documentation"), Some(format!("https://docs.rs/{name}").as_str()));
-        for key in ["description", "license.workspace", "readme.workspace", "version.workspace"] {
-            let value = entry(&text, key).filter(|value| !value.is_empty());
-            assert!(value.is_some(), "{package}/Cargo.toml: {key} is missing");
-        }
-        // The registry takes at most five of each.
-        for key in ["keywords", "categories"] {
-            let count = entry(&text, key).map_or(0, |value| value.matches('"').count() / 2);
-            assert!((1..=5).contains(&count), "{package}/Cargo.toml: {key}");
-        }
-        for licence in ["LICENSE-MIT", "LICENSE-APACHE"] {
-            assert!(root().join(package).join(licence).exists(), "{package}/{licence} is missing");
-        }
-        assert!(list.contains(&format!("| {name} |")), "packaging/README.md does not list {name}");
-        // A file of another folder would be missing in the package. Tests are left out of it.
-        let build = text.split("\n[[test]]").next().unwrap();
-        assert!(!build.contains("\"../"), "{package}/Cargo.toml: a file is outside of the package");
-        if package != "cli" {
-            assert!(text.contains(&format!("[lib]\nname = \"{package}\"")), "{package}/Cargo.toml: [lib]");
-            let dependency =
-                format!("{package} = {{ package = \"{name}\", version = {version}, path = \"{package}\" }}");
-            assert!(workspace.contains(&dependency), "Cargo.toml: {dependency} is missing");
-        }
-    }
-}
-
 #[test]
 fn imports_are_found_in_all_forms() {
     let read = |code: &str| {
