@@ -6,7 +6,7 @@ LOCKED := --locked
 # The build folder.
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
-TARGETS := help run recording polling static install test book page browser gdb debugger musl drgn formats check check-hosts testbed bench bench-parts bench-linux qemu fuzz random-guests fuzz-check cargo-fuzz campaign differ differ-testbed sanitize model testbed-linux durability cluster batch-files setup clean
+TARGETS := help run recording polling static install test manual packages packaging-tools deb release release-check book page browser gdb debugger musl drgn formats check check-hosts testbed bench bench-parts bench-linux qemu fuzz random-guests fuzz-check cargo-fuzz campaign differ differ-testbed sanitize model testbed-linux durability cluster batch-files setup clean
 .PHONY: $(TARGETS)
 .DEFAULT_GOAL := help
 
@@ -45,7 +45,7 @@ static: setup ## Build the statically linked target/release/vmm-static
 	@$(HAS_STATIC_LIBC) || { \
 		echo "make: the static C library (libc.a) is missing: install libc6-dev (Debian) or glibc-static (Fedora)" >&2; exit 1; }
 	@RUSTFLAGS="$$RUSTFLAGS -Ctarget-feature=+crt-static" $(if $(COMMIT),VMM_COMMIT='$(COMMIT)') \
-		$(CARGO) build $(LOCKED) --release --package cli --target $(TRIPLE)
+		$(CARGO) build $(LOCKED) --release --package exitlens --target $(TRIPLE)
 	@mkdir -p $(TARGET)/release && cp $(TARGET)/$(TRIPLE)/release/vmm $(TARGET)/release/vmm-static
 
 PREFIX = /usr/local
@@ -77,7 +77,7 @@ AS_A_KEV_VMM = $(TARGET)/release/vmm grade kev $(foreach trap,$(KEV_TRAPS),--run
 test: setup ## Run all tests and print the grades
 	@$(CARGO) build $(LOCKED) --release
 	$(CARGO) test $(WORKSPACE)
-	$(CARGO) test $(WORKSPACE) --features cli/polling --test polling
+	$(CARGO) test $(WORKSPACE) --features exitlens/polling --test polling
 	@echo && echo "Grade for SO2's assignment:"
 	@$(TARGET)/release/vmm grade --reference
 	@echo && echo "Grade for KeV's project 2:"
@@ -86,6 +86,47 @@ test: setup ## Run all tests and print the grades
 		echo && echo "Grade for this program as a student's VMM (SO2):" && $(AS_A_VMM) && \
 		echo && echo "Grade for this program as a student's VMM (KeV):" && $(AS_A_KEV_VMM); \
 	else tests/testbed/instead; fi
+
+manual: setup ## Write manual pages and completions to packaging/out
+	@$(CARGO) build $(WORKSPACE) --quiet --bin packaging
+	@$(TARGET)/debug/packaging packaging/out
+
+# The release is a dry run with the program of `make run`. It does not compile the registry's packages, as `make release-check` does.
+packages: setup ## Test manual pages, completions and the release script
+	@tests/need man man-db "the tests of manual pages need"
+	@tests/need mandoc mandoc "the tests of manual pages need"
+	@tests/need zsh zsh "the tests of completions need"
+	@tests/need fish fish "the tests of completions need"
+	REQUIRE_PACKAGING=1 $(CARGO) test $(WORKSPACE) --test shells
+	@$(CARGO) build $(LOCKED) --release
+	@packaging/release --dry-run --program $(TARGET)/release/vmm
+	@for deb in $(TARGET)/release-files/*.deb; do [ ! -e "$$deb" ] || packaging/check-deb "$$deb" || exit 1; done
+
+packaging-tools:
+	@for tool in cargo-deb cargo-cyclonedx; do command -v $$tool >/dev/null || \
+		{ echo "make: installing $$tool" >&2; $(CARGO) install --locked $$tool || exit 1; }; done
+
+deb: setup packaging-tools ## Make the .deb; install, use and remove it
+	@packaging/release --dry-run --only deb
+	@packaging/check-deb $(TARGET)/release-files/*.deb
+
+release: setup packaging-tools ## Make the files of a release from its tag
+	@packaging/release
+
+# The second build starts from nothing, and must give the same files.
+release-check: setup packaging-tools $(TARGET)/cyclonedx/done ## Try a release, with all that takes long
+	@tests/need lintian lintian "the test of the .deb needs"
+	@rm -rf $(TARGET)/release-first $(TARGET)/release-build
+	@PATH="$(abspath $(TARGET))/cyclonedx/bin:$$PATH" packaging/release --dry-run --verify
+	@mv $(TARGET)/release-files $(TARGET)/release-first && rm -rf $(TARGET)/release-build
+	@PATH="$(abspath $(TARGET))/cyclonedx/bin:$$PATH" packaging/release --dry-run
+	@cmp $(TARGET)/release-first/SHA256SUMS $(TARGET)/release-files/SHA256SUMS && echo "make: two builds gave the same files" >&2
+	@packaging/check-deb $(TARGET)/release-files/*.deb
+
+$(TARGET)/cyclonedx/done:
+	@tests/need python3 "python3 python3-venv" "the check of the SBOM needs"
+	@python3 -m venv $(TARGET)/cyclonedx && \
+		$(TARGET)/cyclonedx/bin/pip install --quiet 'cyclonedx-python-lib[json-validation]' && touch $@
 
 MDBOOK = $(or $(shell command -v mdbook),$(TARGET)/mdbook/bin/mdbook)
 
@@ -99,8 +140,8 @@ book: $(MDBOOK) ## Build the lab book for a browser (target/book/index.html)
 
 # Without the search and the server for writers, there is less to compile.
 $(TARGET)/mdbook/bin/mdbook:
-	@echo "make: installing mdBook into $(TARGET)/mdbook, which takes some minutes" >&2
-	@$(CARGO) install mdbook --version 0.5.4 $(LOCKED) --no-default-features --root $(TARGET)/mdbook --quiet || \
+	@echo "make: installing mdBook into $(TARGET)/mdbook, which takes a minute or two" >&2
+	@$(CARGO) install mdbook --version 0.5.4 $(LOCKED) --no-default-features --debug --root $(TARGET)/mdbook --quiet || \
 		{ echo "make: cannot install mdBook: install it by hand, then try again" >&2; exit 1; }
 
 # Installs chromium if it is missing (Debian).
@@ -151,14 +192,14 @@ check: setup ## Check formatting, lints, layers and documentation
 	$(CARGO) fmt --check
 	rustfmt --check --edition 2024 --config-path rustfmt.toml guest/payloads/long64/*.rs
 	$(CARGO) clippy $(WORKSPACE) --all-targets -- -D warnings
-	$(CARGO) clippy $(WORKSPACE) --features cli/polling --lib --bins --test polling -- -D warnings
+	$(CARGO) clippy $(WORKSPACE) --features exitlens/polling --lib --bins --test polling -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(WORKSPACE) --no-deps
 	RUSTFLAGS="-D warnings" RUSTC="$(CURDIR)/tests/other-host/rustc" $(CARGO) check $(LOCKED) $(ALL_HOSTS) --target-dir $(TARGET)/other-host
-	$(CARGO) test $(WORKSPACE) --quiet --test layers
+	$(CARGO) test $(WORKSPACE) --quiet --test layers --test manifests
 
 # Nothing is linked or run. The other packages need KVM. `make check` does the same with a compiler that only claims to be for
 # ARM Linux, so it compiles the code for hosts without KVM, but none that is only for ARM.
-ALL_HOSTS = -p cli -p commands -p exercise -p report -p vmm -p softcpu -p guest -p simvirtio --lib --bins
+ALL_HOSTS = -p exitlens $(foreach name,commands exercise report vmm softcpu guest simvirtio,-p exitlens-$(name)) --lib --bins
 HOSTS_CHECK = $(CARGO) clippy $(LOCKED) $(ALL_HOSTS)
 HOSTS = aarch64-unknown-linux-gnu aarch64-apple-darwin x86_64-apple-darwin
 
@@ -173,11 +214,14 @@ check-hosts: setup ## Check the build for other hosts: ARM Linux and macOS
 	done
 
 # Besides Rust, the build needs gcc with binutils, and nasm. Only nasm is installed automatically. On a host other than
-# x86-64 Linux, build.rs looks for the gcc.
+# x86-64 Linux, guest/build.rs looks for the gcc. An old cargo would only complain about Cargo.toml.
 setup: ## Check the build tools; install nasm if it is missing
 	@case $$(uname -sm) in "Linux x86_64") tools="gcc ld objcopy";; esac; \
 	for tool in $(CARGO) $$tools; do command -v $$tool >/dev/null || \
 		{ echo "make: $$tool is missing: install Rust (https://rustup.rs) and gcc with binutils" >&2; exit 1; }; done
+	@wanted=$$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml); version=$$($${RUSTC:-rustc} --version | cut -d ' ' -f 2); \
+	[ -z "$$version" ] || [ "$$(printf '%s\n' "$$wanted" "$$version" | sort -V | head -n 1)" = "$$wanted" ] || \
+		{ echo "make: Rust $$version is too old: install $$wanted or later (https://rustup.rs)" >&2; exit 1; }
 	@command -v nasm >/dev/null || tests/need nasm nasm "assembles the 16-bit guests"
 
 # Several emulated hosts, because a host that runs for a long time sometimes stops.

@@ -61,7 +61,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// False for a program, an image or an object file that somebody has built in a folder of the courses.
+/// False for a program, an image or an object file that was built in a folder of the courses.
 fn is_source(path: &Path) -> bool {
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();

@@ -62,7 +62,7 @@ fn help() {
     // The short form has one line, as scripts need it.
     assert_eq!(ran(&["-V"]).text().lines().count(), 1);
     let long = ran(&["--version"]);
-    for line in ["commit ", "build ", "processors ", "transport "] {
+    for line in ["commit ", "build ", "features ", "processors ", "transport "] {
         assert!(long.text().lines().any(|text| text.starts_with(line)), "{line}: {}", long.text());
     }
     let nothing = ran(&[]);

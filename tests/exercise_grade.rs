@@ -67,7 +67,7 @@ fn evidence() {
             "- no 32-bit code: the mode at each exit must be real or long, and is protected; costs 10 points\n",
         ),
         ("signed", "differs at line 1, column 1 (offset 0): \""),
-        ("no-line-end", "the end was printed"),
+        ("no-line-end", "and the output ends"),
         (
             "endless",
             "- the run must end by itself (a halt, exit code 0, or a power-off), and ended: timeout: the guest did not end within 1 s (timeout of the exercise)",

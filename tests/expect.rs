@@ -111,7 +111,7 @@ fn output() {
     let short = files.write("short", b"Hello, world!");
     let (status, lines) = quiet(&["prot32-hello", "--expect-output", &short]);
     assert!(
-        status == UNEXPECTED && lines.contains("column 14 (offset 13): the end is expected there"),
+        status == UNEXPECTED && lines.contains("column 14 (offset 13): the output must end there"),
         "{lines}"
     );
     let empty = files.write("empty", b"");

@@ -1,7 +1,7 @@
 //! Linux as a guest: `vmm boot` with Debian's kernel, and commands for a shell on its console.
 //!
 //! These tests need a host whose KVM runs Linux, and the guest kit. `make testbed` has both. If the KVM of this host runs
-//! Linux, `LINUX_KIT=$(tests/testbed/kit) cargo test -p cli --test linux` needs no testbed.
+//! Linux, `LINUX_KIT=$(tests/testbed/kit) cargo test -p exitlens --test linux` needs no testbed.
 #![allow(clippy::unwrap_used)]
 
 #[path = "support/durability.rs"]

@@ -106,7 +106,7 @@ fn bench() {
     };
     let bench = "cargo build --locked --release -p bench\n";
     let vmm = "cargo build --locked --release\n";
-    let linked = "cargo build --locked --release --package cli --target x86_64-unknown-linux-gnu\n";
+    let linked = "cargo build --locked --release --package exitlens --target x86_64-unknown-linux-gnu\n";
     for only in ["ONLY=exits", "ONLY=again", "ONLY=echo"] {
         assert_eq!(built(&[only]), bench, "{only}");
         let dry = builds.make(&["-n", "bench", only], &path()).0;
@@ -255,7 +255,7 @@ const RUN: [&str; 2] = ["cargo build --locked --release", "vmm simvirtio"];
 const TEST: [&str; 6] = [
     "cargo build --locked --release",
     "cargo test --locked --workspace",
-    "cargo test --locked --workspace --features cli/polling --test polling",
+    "cargo test --locked --workspace --features exitlens/polling --test polling",
     "vmm grade --reference",
     "vmm grade kev --reference",
     "vmm doctor",

@@ -3,7 +3,7 @@
 use crate::args::{BootArgs, RunArgs};
 use crate::streams::{LOG_TIMEOUT, Log, has_colours, print_stderr, print_stdout, report_error};
 use crate::{bench, boot, compare, doctor, exercise, grade, guests, lab, observe, report, run, status};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::path::Path;
@@ -25,13 +25,16 @@ static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
     let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
     let link = if cfg!(target_feature = "crt-static") { "statically linked" } else { "dynamically linked" };
     let processors = if cfg!(has_kvm) { "KVM, software processor" } else { "software processor" };
-    let transport = if polls() { "polling (feature polling)" } else { "exit" };
+    let (features, transport) = if polls() { ("polling", "polling") } else { ("none", "exit") };
     let commit = option_env!("VMM_COMMIT").unwrap_or("unknown (`make install` sets it)");
-    let (arch, system) = (std::env::consts::ARCH, std::env::consts::OS);
+    // The date of a build that can be repeated. Without the variable, two builds of a commit are the same.
+    let date = option_env!("SOURCE_DATE_EPOCH").and_then(|seconds| seconds.parse().ok());
+    let date = date.map(|seconds| format!("\ndate        {}", vmm::host::utc(seconds))).unwrap_or_default();
     format!(
-        "{}\ncommit      {commit}\nbuild       {profile}, {arch} {system}, {link}\nprocessors  {processors}\ntransport   \
-         {transport}",
-        env!("CARGO_PKG_VERSION")
+        "{}\ncommit      {commit}{date}\nbuild       {profile}, {}, {link}\nfeatures    {features}\nprocessors  \
+         {processors}\ntransport   {transport}",
+        env!("CARGO_PKG_VERSION"),
+        env!("BUILD_TARGET")
     )
 });
 
@@ -150,6 +153,11 @@ fn with_subcommand(arguments: Vec<OsString>) -> Vec<OsString> {
     };
     let boots = arguments.iter().skip(place).any(names_kernel) && boots();
     with(if boots { "boot" } else { "run" })
+}
+
+/// Returns the definition of the command line, from which packages make manual pages and completions.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Recognises `vmm GUEST` and `vmm run GUEST` without options. This skips clap, which would build all options of `run`
@@ -277,7 +285,6 @@ fn misspelt(arguments: &[OsString]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn clap_accepts_the_definition_of_the_command_line() {

@@ -43,4 +43,4 @@ mod summary;
 mod target;
 mod terminal;
 
-pub use cli::main;
+pub use cli::{command, main};

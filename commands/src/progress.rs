@@ -47,9 +47,13 @@ impl Progress {
         if quiet || !moves_cursor(&io::stderr()) {
             return None;
         }
+        Self::start(text())
+    }
+
+    fn start(text: String) -> Option<Self> {
         let now = Instant::now();
         let mut line = lock();
-        line.text = Some(text());
+        line.text = Some(text);
         line.from = Some((now, now.checked_add(PATIENCE)?));
         drop(line);
         // Without the thread there is no line, and the work goes on.
@@ -66,9 +70,17 @@ impl Drop for Progress {
 
 /// Changes the description of the work, if it is shown.
 pub(crate) fn say(text: impl FnOnce() -> String) {
-    if let Some(shown) = &mut lock().text {
-        *shown = text();
+    if is_shown() {
+        change(text());
     }
+}
+
+fn is_shown() -> bool {
+    lock().text.is_some()
+}
+
+fn change(text: String) {
+    lock().text = Some(text);
 }
 
 /// Erases the line, before another text. It is drawn again later.

@@ -167,7 +167,7 @@ fn problem(error: &ParseError, text: &str) -> Problem {
 
 /// True for the mistake that a [`RecursionGuard`] finds.
 fn is_too_deep(error: &ParseError) -> bool {
-    error.description().contains("recursion")
+    error.description().starts_with("cannot recurse")
 }
 
 struct Reader<'a> {

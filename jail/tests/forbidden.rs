@@ -247,7 +247,7 @@ fn table() -> Vec<String> {
     jail::CALLS.iter().map(row).collect()
 }
 
-/// Prints the table for the documentation: `cargo test -p jail --test forbidden -- --ignored --nocapture`.
+/// Prints the table for the documentation: `cargo test -p exitlens-jail --test forbidden -- --ignored --nocapture`.
 #[test]
 #[ignore = "prints the table for docs/security.md"]
 fn print_the_table() {

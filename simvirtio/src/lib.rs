@@ -38,6 +38,10 @@ mod table;
 #[cfg(test)]
 mod testing;
 
+/// The folder of this crate's sources, for a build script that compiles them for guests.
+#[cfg(feature = "source")]
+pub const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
+
 /// The memory that driver and device share, addressed by guest physical address (GPA).
 ///
 /// Loads have acquire order and stores have release order: a side that sees a store also sees all earlier stores.

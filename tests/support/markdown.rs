@@ -1,4 +1,4 @@
-//! What the tests of documents read in Markdown: blocks of code, links and headings.
+//! Markdown, as far as the tests of documents read it: blocks of code, links and headings.
 #![allow(dead_code, reason = "each test uses a part")]
 
 /// A block of code between fences.

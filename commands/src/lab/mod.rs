@@ -44,9 +44,9 @@ enum LabCommand {
     /// Write the skeleton of a course into a new folder
     #[command(after_help = "\
 Examples:
-  vmm lab new first-vmm my-vmm              19 chapters, from the first ioctl to Linux, in C
-  vmm lab new first-vmm my-vmm --lang rust  the same in Rust, which needs only rustc
-  vmm lab new so2 so2                       the assignment of SO2: `make` grades it
+  vmm lab new first-vmm my-vmm              from the first ioctl to Linux, in C
+  vmm lab new first-vmm my-vmm --lang rust  the same in Rust, not C
+  vmm lab new so2 so2                       SO2: `make` grades it
   vmm lab new kev kev                       project 2 of KeV on KVM
 
 Exit status: 0 if all files are written, 110 for a usage error, such as a folder that has files, 115 if a file cannot be written.")]
@@ -204,12 +204,13 @@ fn list(place: &Place) -> Result<u8, LabError> {
     };
     let course = open(&folder.course)?;
     let mut text = format!("{} ({}), in {}\n", course.title, folder.course, printable(&folder.path));
+    let width = course.exercises.iter().map(|exercise| exercise.title.len()).max().unwrap_or(0);
     // Writing to a String cannot fail.
     for exercise in &course.exercises {
         let mark = if folder.is_done(exercise.number) { "done" } else { "" };
         let _ = writeln!(
             text,
-            "  {:>2}  {mark:<4}  {:<24}  {}/",
+            "  {:>2}  {mark:<4}  {:<width$}  {}/",
             exercise.number, exercise.title, exercise.folder
         );
     }

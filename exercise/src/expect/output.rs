@@ -7,8 +7,8 @@ use vmm::host::printable_text;
 
 /// The longest output that is expected, in bytes.
 pub const MAX_OUTPUT: usize = 16 << 20;
-/// The most characters of a line that a sentence shows.
-const EXCERPT: usize = 60;
+/// The most characters of a line that a sentence shows. A line in which a guest says what is wrong fits.
+const EXCERPT: usize = 100;
 /// The most characters of a line before the place that differs.
 const BEFORE: usize = 20;
 
@@ -89,7 +89,7 @@ impl Output {
                 let output = facts.output.get(..self.needed()).unwrap_or(facts.output);
                 let passed = output == text && facts.output_len == text.len() as u64;
                 let seen = match passed {
-                    true => format!("is {name} ({} bytes)", text.len()),
+                    true => format!("is {name} ({})", bytes(text.len() as u64)),
                     false => difference(text, output),
                 };
                 Check { passed, subject, expected: format!("must be {name}"), seen, possible: true }
@@ -124,27 +124,36 @@ fn difference(expected: &[u8], seen: &[u8]) -> String {
     let line = before.iter().filter(|byte| **byte == b'\n').count().saturating_add(1);
     let start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at.saturating_add(1));
     let column = String::from_utf8_lossy(before.get(start..).unwrap_or_default()).chars().count();
-    format!(
-        "differs at line {line}, column {} (offset {same}): {} is expected there, and {} was printed",
-        column.saturating_add(1),
-        excerpt(expected, start, same, true),
-        excerpt(seen, start, same, true)
-    )
+    let rest = match (expected.get(same), seen.get(same)) {
+        (_, None) => {
+            format!("{} is expected there, and the output ends", excerpt(expected, start, same, true))
+        }
+        (None, _) => {
+            format!("the output must end there, and {} was printed", excerpt(seen, start, same, true))
+        }
+        (Some(_), Some(_)) => {
+            let (expected, seen) = (excerpt(expected, start, same, true), excerpt(seen, start, same, true));
+            format!("{expected} is expected there, and {seen} was printed")
+        }
+    };
+    format!("differs at line {line}, column {} (offset {same}): {rest}", column.saturating_add(1))
 }
 
 /// The output, or its beginning.
 fn whole(facts: &Facts) -> String {
     match facts.output_len {
         0 => "is empty".into(),
-        len => format!("is {} ({len} bytes)", excerpt(facts.output, 0, 0, false)),
+        len => format!("is {} ({})", excerpt(facts.output, 0, 0, false), bytes(len)),
     }
+}
+
+/// A number of bytes, in words.
+fn bytes(number: u64) -> String {
+    format!("{number} {}", if number == 1 { "byte" } else { "bytes" })
 }
 
 /// The text from `start` around `place`, or only its line, safe to print.
 fn excerpt(text: &[u8], start: usize, place: usize, is_line: bool) -> String {
-    if is_line && place >= text.len() {
-        return "the end".into();
-    }
     let from = start.max(place.saturating_sub(BEFORE));
     let rest = text.get(from..).unwrap_or_default();
     let line = match is_line {

@@ -193,11 +193,11 @@ fn the_first_difference_of_the_output_is_shown() {
     );
     assert!(
         sentence(b"one", b"on")
-            .ends_with("column 3 (offset 2): \"one\" is expected there, and the end was printed")
+            .ends_with("column 3 (offset 2): \"one\" is expected there, and the output ends")
     );
     assert!(
         sentence(b"one", b"one\n")
-            .ends_with("column 4 (offset 3): the end is expected there, and \"one\\n\" was printed")
+            .ends_with("column 4 (offset 3): the output must end there, and \"one\\n\" was printed")
     );
     let long = [b"x".repeat(100), b"y".repeat(1000)].concat();
     let text = sentence(&b"x".repeat(1100), &long);

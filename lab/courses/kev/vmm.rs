@@ -32,7 +32,7 @@ const AT_TEXT: usize = 0;
 const AT_LENGTH: usize = 8;
 const AT_RESULT: usize = 16;
 const PRINTER_SIZE: usize = 24;
-/// What the printer returns if the text is not in the memory of the guest.
+/// The answer of the printer to a text outside of the guest's memory.
 const EFAULT: u64 = 14;
 
 static GUESTS: [(&str, &[u8]); 7] = [

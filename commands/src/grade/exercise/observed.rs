@@ -11,8 +11,8 @@ use exercise::file::Task;
 use exercise::template::Values;
 use exercise::{Check, Facts, Memory, RunEnd, SiteExits};
 use observe::{
-    Choice, Ending, Event, Observation, ObservedMemory, Options, Program, Setup, Stop, StopCause, Stops,
-    Streams,
+    Choice, Death, Deaths, Ending, Event, Observation, ObservedMemory, Options, Program, Setup, Stop,
+    StopCause, Stops, Streams,
 };
 use std::io::{self, Write};
 use std::path::{Path, absolute};
@@ -20,7 +20,7 @@ use std::process::Stdio;
 use vmm::Error;
 use vmm::device::Layout;
 use vmm::host::{printable, printable_text};
-use vmm::machine::Processor;
+use vmm::machine::{DeathKind, Processor};
 use vmm::memory::Gpa;
 use vmm::x86::{Regs, Sregs};
 
@@ -54,11 +54,13 @@ struct Seen {
     features: Vec<&'static str>,
     /// The calls that built the machines, if checks need them.
     setup: Option<Setup>,
+    deaths: Deaths,
 }
 
 impl Seen {
     fn see(&mut self, event: &Event, memory: &ObservedMemory) {
         self.setup.iter_mut().for_each(|setup| setup.take(event, memory));
+        self.deaths.see(event, memory);
         match event {
             Event::Called(call) if call.result >= 0 => {
                 let feature = kvm_feature(call.request, &call.data);
@@ -73,6 +75,17 @@ impl Seen {
                 self.copies = self.wanted.iter().filter_map(copy).collect();
             }
             _ => {}
+        }
+    }
+
+    /// The sentence about the death of the guest, or about the registers that KVM refused.
+    fn died(&self) -> String {
+        // A guest that did not end in its time has not died.
+        let has_ended = |death: &&Death| death.kind != DeathKind::Running;
+        match self.deaths.iter().find(has_ended) {
+            None => String::new(),
+            Some(death) if death.is_refusal() => format!("; {}", printable_text(&death.to_string())),
+            Some(death) => format!("; its guest died: {}", printable_text(&death.to_string())),
         }
     }
 }
@@ -225,12 +238,14 @@ impl ObservedRun {
             errors if errors.is_empty() => String::new(),
             errors => format!("; stderr: {errors}"),
         };
+        let passed = matches!(end, RunEnd::Status(0));
+        let died = if passed { String::new() } else { self.seen.died() };
         let machines = if self.observation.machines == 0 { "; it made no VM (KVM_CREATE_VM)" } else { "" };
         Check {
-            passed: matches!(end, RunEnd::Status(0)),
+            passed,
             subject: "the program".into(),
             expected: "must end by itself, with status 0".into(),
-            seen: format!("{text}{machines}{errors}"),
+            seen: format!("{text}{machines}{died}{errors}"),
             possible: true,
         }
     }

@@ -1,9 +1,13 @@
-; 64-bit code. It stores a number at the virtual address 0x40000000 (1 GiB), and reads it at 0x200000: both are the same memory.
+; 64-bit code. It stores a number at the virtual address 0x40000000 (1 GiB), and reads it at 0x200000: both are the same memory. It sets
+; CR0.WP first: without this bit, the kernel of a guest may also write to pages that are not writable.
 bits 64
 org 0x1000
 default abs
 
 start:
+    mov rax, cr0
+    or eax, 1 << 16                     ; WP (write protect)
+    mov cr0, rax
     mov rax, 0x123456789abcdef0         ; ten bytes that only 64-bit code reads as one instruction
     mov [0x408], rax
     mov rbx, 0x40000000

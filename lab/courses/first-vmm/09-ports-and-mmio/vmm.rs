@@ -52,7 +52,7 @@ struct Machine {
     vcpu: OwnedFd,
     memory: Memory,
     run: *mut kvm_run,
-    /// What the devices remember.
+    /// The state of the devices.
     sum: u32,
     next_number: u32,
     register: [u8; REGISTER_SIZE],
@@ -128,7 +128,7 @@ impl Machine {
         Ok(())
     }
 
-    /// What KVM says about the last exit. `exit_reason` says which field of `exit` is valid.
+    /// The last exit, as KVM describes it. `exit_reason` tells which field of `exit` is valid.
     fn exit(&self) -> &kvm_run {
         // SAFETY: the mapping is never removed, and KVM does not use it while the vCPU has stopped.
         unsafe { &*self.run }

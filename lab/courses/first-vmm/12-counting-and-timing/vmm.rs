@@ -115,7 +115,7 @@ impl Machine {
         Ok(())
     }
 
-    /// What KVM says about the last exit. `exit_reason` says which field of `exit` is valid.
+    /// The last exit, as KVM describes it. `exit_reason` tells which field of `exit` is valid.
     fn exit(&self) -> &kvm_run {
         // SAFETY: the mapping is never removed, and KVM does not use it while the vCPU has stopped.
         unsafe { &*self.run }
@@ -141,7 +141,7 @@ impl Machine {
 /// The number of reasons for exits that are counted. The reasons of KVM are small numbers.
 const REASONS: usize = 64;
 
-/// What was counted and measured.
+/// The counts and times.
 struct Report {
     /// Exits by reason.
     counts: [u64; REASONS],

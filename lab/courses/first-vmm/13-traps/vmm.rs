@@ -59,7 +59,7 @@ struct Machine {
     vcpu: OwnedFd,
     memory: Memory,
     run: *mut kvm_run,
-    /// What the MSR adds up.
+    /// The sum of the values that the guest has written to the MSR.
     sum: u64,
 }
 
@@ -133,7 +133,7 @@ impl Machine {
         Ok(())
     }
 
-    /// What KVM says about the last exit. `exit_reason` says which field of `exit` is valid.
+    /// The last exit, as KVM describes it. `exit_reason` tells which field of `exit` is valid.
     fn exit(&self) -> &kvm_run {
         // SAFETY: the mapping is never removed, and KVM does not use it while the vCPU has stopped.
         unsafe { &*self.run }

@@ -20,10 +20,10 @@ macro_rules! image {
 }
 
 #[allow(dead_code)]
-#[path = "guest/src/catalogue/mod.rs"]
+#[path = "src/catalogue/mod.rs"]
 mod catalogue;
 #[allow(dead_code)]
-#[path = "guest/src/model.rs"]
+#[path = "src/model.rs"]
 mod model;
 
 use catalogue::{COMPARE, GUESTS, HIDDEN};
@@ -62,10 +62,10 @@ const DENY_WARNINGS: &str = "GUEST_DENY_WARNINGS";
 
 fn main() {
     let build = Build::new();
-    println!("cargo::rerun-if-changed={}", build.root.join("build.rs").display());
-    for folder in ["linker", "guest/payloads", "guest/include", "simvirtio/src"] {
-        println!("cargo::rerun-if-changed={}", build.root.join(folder).display());
+    for folder in ["build.rs", "linker", "payloads", "include"] {
+        println!("cargo::rerun-if-changed={folder}");
     }
+    println!("cargo::rerun-if-changed={}", simvirtio_source().display());
     if Command::new("nasm").arg("-v").output().is_err() {
         fail(
             "nasm, the assembler of the guests, is missing: run `make setup`, `apt-get install nasm` or \
@@ -144,7 +144,7 @@ fn other_target() -> String {
 
 /// The folders and the tools of the build.
 struct Build {
-    /// The workspace.
+    /// The folder of this package.
     root: PathBuf,
     /// The folder of the results, `OUT_DIR`.
     out: PathBuf,
@@ -153,12 +153,8 @@ struct Build {
 
 impl Build {
     fn new() -> Self {
-        // The manifest is that of the `guest` crate, one folder below the workspace.
-        let manifest = PathBuf::from(variable("CARGO_MANIFEST_DIR"));
-        let Some(root) = manifest.parent() else {
-            fail("the guest crate has no parent folder: build it inside its workspace")
-        };
-        Self { root: root.into(), out: variable("OUT_DIR").into(), tools: Tools::find() }
+        let root = variable("CARGO_MANIFEST_DIR").into();
+        Self { root, out: variable("OUT_DIR").into(), tools: Tools::find() }
     }
 
     /// Compiles the protocol crate for guests.
@@ -166,13 +162,13 @@ impl Build {
         let library = self.out.join("libsimvirtio.rlib");
         let mut rustc = self.rustc();
         rustc.args(["--crate-type=rlib", "--crate-name=simvirtio", "-o"]).arg(&library);
-        run(rustc.arg(self.root.join("simvirtio/src/lib.rs")));
+        run(rustc.arg(simvirtio_source().join("lib.rs")));
         library
     }
 
     /// Builds the image of `guest` from `source`.
     fn guest(&self, guest: &Guest, source: &str, library: &Path) {
-        let source = self.root.join("guest/payloads").join(source);
+        let source = self.root.join("payloads").join(source);
         let elf = self.out.join(guest.name).with_extension("elf");
         match source.extension().and_then(OsStr::to_str) {
             Some("rs") => self.rust(guest, &source, library, &elf),
@@ -206,10 +202,7 @@ impl Build {
             cc.compiler(compiler);
         }
         cc.warnings(true).extra_warnings(true).warnings_into_errors(deny_warnings());
-        cc.flag(format!("-m{}", bits(guest)))
-            .flag("-Os")
-            .flags(C_FLAGS)
-            .include(self.root.join("guest/include"));
+        cc.flag(format!("-m{}", bits(guest))).flag("-Os").flags(C_FLAGS).include(self.root.join("include"));
         for define in guest.defines {
             cc.define(define, None);
         }
@@ -227,7 +220,7 @@ impl Build {
         let mut nasm = nasm_rs::Build::new();
         nasm.file(source).out_dir(folder).target("").debug(false).flag(&format!("-felf{}", bits(guest)));
         // nasm needs the separator at the end.
-        nasm.include(format!("{}/", self.root.join("guest/include").display())).flag("-Werror");
+        nasm.include(format!("{}/", self.root.join("include").display())).flag("-Werror");
         match nasm.compile_objects() {
             Ok(objects) => objects,
             Err(error) => fail(&format!("{}: {error}", source.display())),
@@ -266,6 +259,12 @@ impl Build {
             (Mode::Long | Mode::User, Map::Plain) => "plain64.ld",
         })
     }
+}
+
+/// Returns the folder with the sources of the protocol crate. In a checkout it is in the workspace, and otherwise where cargo
+/// keeps downloaded packages.
+fn simvirtio_source() -> &'static Path {
+    Path::new(simvirtio::SOURCE)
 }
 
 /// Returns the width of the object files. Real-mode code is linked as 32-bit code.
