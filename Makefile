@@ -92,34 +92,39 @@ manual: setup ## Write manual pages and completions to packaging/out
 	@$(TARGET)/debug/packaging packaging/out
 
 # The release is a dry run with the program of `make run`. It does not compile the registry's packages, as `make release-check` does.
-packages: setup ## Test manual pages, completions and the release script
+packages: setup packaging-tools ## Test manual pages, completions and the release script
 	@tests/need man man-db "the tests of manual pages need"
 	@tests/need mandoc mandoc "the tests of manual pages need"
 	@tests/need zsh zsh "the tests of completions need"
 	@tests/need fish fish "the tests of completions need"
 	REQUIRE_PACKAGING=1 $(CARGO) test $(WORKSPACE) --test shells
 	@$(CARGO) build $(LOCKED) --release
-	@packaging/release --dry-run --program $(TARGET)/release/vmm
-	@for deb in $(TARGET)/release-files/*.deb; do [ ! -e "$$deb" ] || packaging/check-deb "$$deb" || exit 1; done
+	@$(TOOLS) packaging/release --dry-run --program $(TARGET)/release/vmm
+	@packaging/check-deb $(TARGET)/release-files/*.deb
 
+# cargo finds a tool such as cargo-deb in PATH.
+TOOLS = PATH="$(abspath $(TARGET))/tools/bin:$(abspath $(TARGET))/cyclonedx/bin:$$PATH"
+
+# They run for a second, so they are not optimised.
 packaging-tools:
-	@for tool in cargo-deb cargo-cyclonedx; do command -v $$tool >/dev/null || \
-		{ echo "make: installing $$tool" >&2; $(CARGO) install --locked $$tool || exit 1; }; done
+	@for tool in cargo-deb cargo-cyclonedx; do $(TOOLS) command -v $$tool >/dev/null || \
+		{ echo "make: installing $$tool into $(TARGET)/tools, which takes a minute" >&2; \
+		$(CARGO) install --quiet --locked --debug --root $(TARGET)/tools $$tool || exit 1; }; done
 
 deb: setup packaging-tools ## Make the .deb; install, use and remove it
-	@packaging/release --dry-run --only deb
+	@$(TOOLS) packaging/release --dry-run --only deb
 	@packaging/check-deb $(TARGET)/release-files/*.deb
 
 release: setup packaging-tools ## Make the files of a release from its tag
-	@packaging/release
+	@$(TOOLS) packaging/release
 
 # The second build starts from nothing, and must give the same files.
 release-check: setup packaging-tools $(TARGET)/cyclonedx/done ## Try a release, with all that takes long
 	@tests/need lintian lintian "the test of the .deb needs"
 	@rm -rf $(TARGET)/release-first $(TARGET)/release-build
-	@PATH="$(abspath $(TARGET))/cyclonedx/bin:$$PATH" packaging/release --dry-run --verify
+	@$(TOOLS) packaging/release --dry-run --verify
 	@mv $(TARGET)/release-files $(TARGET)/release-first && rm -rf $(TARGET)/release-build
-	@PATH="$(abspath $(TARGET))/cyclonedx/bin:$$PATH" packaging/release --dry-run
+	@$(TOOLS) packaging/release --dry-run
 	@cmp $(TARGET)/release-first/SHA256SUMS $(TARGET)/release-files/SHA256SUMS && echo "make: two builds gave the same files" >&2
 	@packaging/check-deb $(TARGET)/release-files/*.deb
 
