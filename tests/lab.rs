@@ -25,6 +25,7 @@ fn main() -> ExitCode {
         plain_test("a_folder_that_is_no_course_is_refused", refused),
         plain_test("an_exercise_that_cannot_be_built_says_so", broken),
         plain_test("hints_at_the_same_time_are_all_noted", at_once),
+        plain_test("a_lock_that_stays_holds_nothing_up", locked),
         plain_test("a_state_that_cannot_be_written_hides_no_hint", unwritable),
         plain_test("a_link_in_the_place_of_the_new_state_is_not_followed", linked),
         plain_test("a_course_of_another_user_above_is_not_built", other_user),
@@ -287,6 +288,15 @@ fn at_once() {
     });
     let state = fs::read_to_string(reader.path.join(".vmm-lab")).unwrap();
     assert!((1..=12).all(|number| state.contains(&format!(" {number}:1"))), "{state}");
+}
+
+fn locked() {
+    let reader = Reader::new("first-vmm", Language::C);
+    let lock = fs::File::open(&reader.path).unwrap();
+    lock.lock().unwrap();
+    let hint = reader.lab(&["hint", "1"]);
+    assert!(hint.status == 0 && hint.text().contains(", hint 1 of "), "{}", hint.stderr);
+    assert!(reader.lab(&["hint", "1"]).text().contains(", hint 2 of "));
 }
 
 fn unwritable() {

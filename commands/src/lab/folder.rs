@@ -5,15 +5,19 @@ use crate::grade::user;
 use exercise::read::read_file;
 use lab::{Course, Exercise, Language, Task};
 use std::fmt::Write;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 use vmm::Error;
 use vmm::host::{printable, printable_text};
 
 /// The file with the state.
 const STATE: &str = ".vmm-lab";
+/// The longest wait for another change of the state.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 /// The largest state, in bytes.
 const MAX_STATE: usize = 64 << 10;
 
@@ -126,8 +130,7 @@ impl Folder {
     pub(super) fn change(&mut self, change: impl FnOnce(&mut Self)) -> Result<(), LabError> {
         let folder =
             File::open(&self.path).map_err(|error| host("opening the folder of the course", error))?;
-        // A file system may lack locks. Two changes at the same time can then lose one.
-        let _ = folder.lock();
+        lock(&folder);
         *self = Self::read(&self.path)?;
         change(self);
         self.save()
@@ -237,6 +240,15 @@ fn is_of_another_user(file: &Path) -> bool {
 /// A file or a folder that cannot be used.
 fn wrong(what: String) -> LabError {
     LabError::Folder(what)
+}
+
+/// Locks a folder until the file is closed. A file system may lack locks, and another process may keep its lock. After some time
+/// the change goes on without it: then two changes at the same time can lose one.
+fn lock(folder: &File) {
+    let started = Instant::now();
+    while matches!(folder.try_lock(), Err(TryLockError::WouldBlock)) && started.elapsed() < LOCK_TIMEOUT {
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// A mistake of the command line.

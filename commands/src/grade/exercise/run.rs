@@ -41,6 +41,7 @@ pub struct Recorded {
     /// The first exits.
     pub trace: bool,
     /// The calls that build the machine of a VMM.
+    #[cfg_attr(not(has_kvm), allow(dead_code, reason = "no program is observed there"))]
     pub setup: bool,
 }
 
