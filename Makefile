@@ -105,11 +105,11 @@ packages: setup packaging-tools ## Test manual pages, completions and the releas
 # cargo finds a tool such as cargo-deb in PATH.
 TOOLS = PATH="$(abspath $(TARGET))/tools/bin:$(abspath $(TARGET))/cyclonedx/bin:$$PATH"
 
-# They run for a second, so they are not optimised.
+# They run for a second, so they are not optimised. They share many libraries.
 packaging-tools:
 	@for tool in cargo-deb cargo-cyclonedx; do $(TOOLS) command -v $$tool >/dev/null || \
 		{ echo "make: installing $$tool into $(TARGET)/tools, which takes a minute" >&2; \
-		$(CARGO) install --quiet --locked --debug --root $(TARGET)/tools $$tool || exit 1; }; done
+		$(CARGO) install --quiet --locked --debug --root $(TARGET)/tools --target-dir $(TARGET)/tools/build $$tool || exit 1; }; done
 
 deb: setup packaging-tools ## Make the .deb; install, use and remove it
 	@$(TOOLS) packaging/release --dry-run --only deb
@@ -146,7 +146,8 @@ book: $(MDBOOK) ## Build the lab book for a browser (target/book/index.html)
 # Without the search and the server for writers, there is less to compile.
 $(TARGET)/mdbook/bin/mdbook:
 	@echo "make: installing mdBook into $(TARGET)/mdbook, which takes a minute or two" >&2
-	@$(CARGO) install mdbook --version 0.5.4 $(LOCKED) --no-default-features --debug --root $(TARGET)/mdbook --quiet || \
+	@$(CARGO) install mdbook --version 0.5.4 $(LOCKED) --no-default-features --debug --root $(TARGET)/mdbook \
+		--target-dir $(TARGET)/tools/build --quiet || \
 		{ echo "make: cannot install mdBook: install it by hand, then try again" >&2; exit 1; }
 
 # Installs chromium if it is missing (Debian).
