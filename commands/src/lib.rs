@@ -40,6 +40,7 @@ mod status;
 mod step;
 mod streams;
 mod summary;
+mod sys;
 mod target;
 mod terminal;
 

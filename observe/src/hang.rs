@@ -92,6 +92,8 @@ mod tests {
 
     #[test]
     fn a_program_that_waits_is_told_with_its_reason() {
+        // Some systems lack the file.
+        let is_told = fs::read_to_string("/proc/self/syscall").is_ok();
         for (program, expected) in
             [("cat", "waited for input (read of file descriptor 0)"), ("sleep", "nanosleep")]
         {
@@ -104,7 +106,7 @@ mod tests {
             let family = [i32::try_from(child.id()).unwrap()];
             let found = (0..500).any(|_| {
                 thread::sleep(Duration::from_millis(10));
-                place(&family).is_none_or(|place| place.ends_with(expected))
+                place(&family).map_or(!is_told, |place| place.ends_with(expected))
             });
             child.kill().unwrap();
             child.wait().unwrap();

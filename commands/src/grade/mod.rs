@@ -25,7 +25,6 @@ use crate::summary::ending;
 use crate::target::{RunTarget, is_unreadable};
 pub use args::GradeArgs;
 use args::{Course, Settings, Subject};
-pub(crate) use batch::{has_ended, keep_background_writers, kill_group, user};
 use grades::Grade;
 use guest::{End, GUESTS};
 use output::Outputs;

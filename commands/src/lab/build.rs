@@ -2,7 +2,7 @@
 
 use super::LabError;
 use super::folder::host;
-use crate::grade::{has_ended, keep_background_writers, kill_group};
+use crate::sys::{has_ended, keep_background_writers, kill_group};
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;

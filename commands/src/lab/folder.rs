@@ -1,7 +1,7 @@
 //! The folder of a course, and what its reader has done in it: a small file of lines `KEY = VALUE`.
 
 use super::LabError;
-use crate::grade::user;
+use crate::sys::user;
 use exercise::read::read_file;
 use lab::{Course, Exercise, Language, Task};
 use std::fmt::Write;

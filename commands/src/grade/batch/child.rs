@@ -5,11 +5,11 @@
 //! command line, which other processes can read.
 
 use crate::grade::batch::digest::digest;
-use crate::grade::batch::sys::die_with;
 use crate::grade::{Settings, exercise};
 use crate::jail::{Jail, JailArgs, Rights};
 use crate::status::{self, HasStatus};
 use crate::streams::{print_stdout, report_error};
+use crate::sys::die_with;
 use ::exercise::Exercise;
 use ::exercise::file::Kind;
 use grades::{Grade, Options, Task};

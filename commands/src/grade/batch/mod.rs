@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`args`], [`list`], [`shard`] | the options, and the submissions |
 //! | [`engine`] | several processes at the same time |
-//! | [`process`], [`child`], [`sys`] | the process of a submission, from both sides |
+//! | [`process`], [`child`] | the process of a submission, from both sides |
 //! | [`results`], [`merge`], [`digest`] | results files |
 //! | [`output`], [`places`], [`progress`] | what is printed, and feedback files |
 
@@ -20,7 +20,6 @@ mod process;
 mod progress;
 mod results;
 mod shard;
-mod sys;
 
 use super::exercise::find;
 use super::{GradeArgs, check_host, failed, interrupted};
@@ -44,7 +43,6 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-pub(crate) use sys::{has_ended, keep_background_writers, kill_group, user};
 use vmm::Error;
 use vmm::host::{printable, printable_text};
 
@@ -280,7 +278,7 @@ fn cut_short(done: usize, all: usize, results: Option<&Path>) -> u8 {
 /// The number of submissions that are graded at the same time, as far as this process may open files. Says so if it is less than
 /// `wanted`.
 fn possible_jobs(wanted: usize) -> usize {
-    let limit = sys::open_files().unwrap_or(u64::MAX);
+    let limit = crate::sys::open_files().unwrap_or(u64::MAX);
     let possible = limit.saturating_sub(OTHER_FILES) / FILES_PER_JOB;
     let possible = usize::try_from(possible).unwrap_or(usize::MAX).max(1);
     if wanted > possible {

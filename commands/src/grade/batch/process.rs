@@ -1,7 +1,7 @@
 //! Starts the process of a submission, and takes its grade.
 
 use crate::grade::batch::child::Order;
-use crate::grade::batch::sys::{has_ended, kill_group, number, wait_readable};
+use crate::sys::{has_ended, kill_group, number, wait_readable};
 use grades::Grade;
 use std::ffi::OsString;
 use std::io::{self, Read, Write};

@@ -1,4 +1,4 @@
-//! System calls for the processes of submissions.
+//! System calls for processes that this program starts, such as those of submissions and make.
 #![allow(unsafe_code)]
 
 use std::io;
